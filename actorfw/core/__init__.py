@@ -1,0 +1,1 @@
+"""Floor 1: the control plane's rules as machines without input or output."""

@@ -1,0 +1,1 @@
+"""Floor 2: the outside world (time, chance, sockets, processes) behind small interfaces."""

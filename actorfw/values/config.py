@@ -1,0 +1,102 @@
+"""`Config`: the knobs of a node, each with its unit, range and the reason for its default.
+
+Leaves out what `init()` takes as arguments of its own (addresses, resources, secrets): those say *who* a node is,
+these say how patient it is and how much it may hold.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, cast
+
+from actorfw.values.errors import UsageError
+
+__all__ = ["Config"]
+
+
+def _eighth_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    except (ValueError, OSError, AttributeError):  # no such name on this platform
+        return 1 << 30
+
+
+def _worker_limit() -> int:
+    return 64 + (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How patient a node is and how much it may hold. All spans in seconds, all sizes in bytes.
+
+    Args:
+        profile: which network this is: "lan", "local" (tests on one machine), "wan".
+        partition: what names do when the cluster splits: "ap" serves on both sides, "majority" asks `voters`.
+        voters: names of the nodes that vote when `partition` is "majority".
+        join_timeout: how long `init()` tries its seeds before it raises.
+        link_patience: how long a broken link may stay down before the peer is given up.
+        stall_limit: how long a peer whose loop stands still, while its kernel answers, is waited for.
+        borrow_grace: how long what a dead node borrowed is kept, so that those it passed it on to can register.
+        max_outbox: bytes that may wait on this node to be sent (default an eighth of memory).
+        max_workers: worker processes at most, those blocked in `get()` included (default 64 + cores).
+
+    Raises:
+        UsageError: a value of the wrong type or out of range; the message names the field.
+    """
+
+    profile: Literal["lan", "local", "wan"] = "lan"
+    partition: Literal["ap", "majority"] = "ap"
+    voters: tuple[str, ...] = ()
+    join_timeout: float = 30.0
+    link_patience: float = 10.0
+    stall_limit: float = 30.0
+    borrow_grace: float = 15.0
+    max_outbox: int = field(default_factory=_eighth_of_memory)
+    max_workers: int = field(default_factory=_worker_limit)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("profile", ("lan", "local", "wan")), ("partition", ("ap", "majority"))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(f"Config.{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+        for name in ("join_timeout", "link_patience", "stall_limit", "borrow_grace"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise UsageError(f"Config.{name} is {value!r}; it must be a number of seconds above 0")
+        for name in ("max_outbox", "max_workers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"Config.{name} is {value!r}; it must be an integer above 0")
+        if not isinstance(self.voters, tuple) or not all(isinstance(v, str) for v in self.voters):
+            raise UsageError(f"Config.voters is {self.voters!r}; it must be a tuple of node names")
+        if self.partition == "majority":
+            raise UsageError('Config.partition="majority" is not there yet: it comes with the membership protocol')
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Config:
+        """Read a TOML file whose top-level keys are the fields of this class.
+
+        Raises:
+            UsageError: the file can't be read, or has a key that is no field.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"the configuration file {os.fspath(path)} can't be read: {error}") from error
+        known = [f.name for f in fields(cls)]
+        for key in data:
+            if key not in known:
+                options = ", ".join(known)
+                raise UsageError(f"{os.fspath(path)} sets {key!r}, which is no option; the options are {options}")
+        if "voters" in data and isinstance(data["voters"], list):
+            data["voters"] = tuple(cast("list[str]", data["voters"]))
+        return cls(**data)
+
+    @classmethod
+    def from_environment(cls) -> Config:
+        """The file that `ACTORFW_CONFIG` names, or the defaults."""
+        path = os.environ.get("ACTORFW_CONFIG")
+        return cls.from_file(path) if path else cls()
