@@ -38,7 +38,8 @@ class Config:
         voters: names of the nodes that vote when `partition` is "majority".
         join_timeout: how long `init()` tries its seeds before it raises.
         link_patience: how long a broken link may stay down before the peer is given up.
-        stall_limit: how long a peer whose loop stands still, while its kernel answers, is waited for.
+        stall_limit: how long a peer whose loop stands still, while its kernel answers, is waited for. Not used yet: it
+            belongs to the membership protocol; for now such a peer is waited for without limit.
         borrow_grace: how long what a dead node borrowed is kept, so that those it passed it on to can register.
         max_outbox: bytes that may wait on this node to be sent (default an eighth of memory).
         max_workers: worker processes at most, those blocked in `get()` included (default 64 + cores).
@@ -70,7 +71,8 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"Config.{name} is {value!r}; it must be an integer above 0")
-        if not isinstance(self.voters, tuple) or not all(isinstance(v, str) for v in self.voters):
+        voters = cast("object", self.voters)
+        if not isinstance(voters, tuple) or not all(isinstance(v, str) for v in cast("tuple[object, ...]", voters)):
             raise UsageError(f"Config.voters is {self.voters!r}; it must be a tuple of node names")
         if self.partition == "majority":
             raise UsageError('Config.partition="majority" is not there yet: it comes with the membership protocol')

@@ -106,7 +106,7 @@ def _rebuild(cls: type[ActorFwError], args: tuple[Any, ...], state: dict[str, An
 class UsageError(ActorFwError):
     """The call was wrong: nothing was done."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class NotInitializedError(UsageError):
@@ -144,7 +144,7 @@ class NodeDiedError(ActorFwError):
 class PeerUnreachableError(ActorFwError):
     """The peer could not be reached and nothing was sent: it is safe to try again."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class PeerLostError(ActorFwError):
@@ -160,7 +160,7 @@ class ActorDiedError(ActorFwError):
 
     def __init__(self, message: str = "", *, reason: str = "unknown", ran: bool | None = None) -> None:
         super().__init__(message, ran=ran)
-        self.reason = reason
+        self.reason: str = reason
 
 
 class ActorUnavailableError(ActorFwError):
@@ -170,31 +170,31 @@ class ActorUnavailableError(ActorFwError):
 class ActorNotFoundError(ActorFwError, LookupError):
     """No actor has this name."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class ActorExistsError(ActorFwError, ValueError):
     """Another actor has this name."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class MailboxFullError(ActorFwError):
     """There is no room for the call: nothing was queued."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class NoQuorumError(ActorFwError):
     """Too few voters can be reached to decide."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class OverloadedError(ActorFwError):
     """This node's queues are full: nothing was queued."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class DeadlockError(ActorFwError):
@@ -212,7 +212,7 @@ class OwnerDiedError(ObjectLostError):
 class ObjectStoreFullError(ActorFwError):
     """Memory and disk for objects are both full."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class SerializationError(ActorFwError):
@@ -224,19 +224,19 @@ class SerializationError(ActorFwError):
 
     def __init__(self, message: str = "", *, path: str = "", ran: bool | None = None) -> None:
         super().__init__(message, ran=ran)
-        self.path = path
+        self.path: str = path
 
 
 class UnschedulableError(ActorFwError):
     """No node of the cluster can ever run this."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class AuthenticationError(ActorFwError):
     """The peer does not know this cluster's secret."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class ProtocolError(ActorFwError):
@@ -246,10 +246,10 @@ class ProtocolError(ActorFwError):
 class VersionMismatchError(ProtocolError):
     """The peer speaks another protocol version or runs another minor version of Python."""
 
-    default_ran = False
+    default_ran: ClassVar[bool | None] = False
 
 
 class TaskError(ActorFwError):
     """The task ended with something that can't be raised here as itself; `__cause__` is it, or its text."""
 
-    default_ran = True
+    default_ran: ClassVar[bool | None] = True
