@@ -1,0 +1,103 @@
+"""`Packed`: what a value is while it travels or is stored, and how large it is.
+
+Knows the shapes only: how a value becomes one of them is `codec`'s affair, how they become bytes is `frames`'.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias, cast
+
+from actorfw.values.ids import WireRef
+
+__all__ = ["Buffer", "Packed", "WireArgs", "WireValue", "size_of"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# What one scalar, one ref and one code hash count for: near what msgpack makes of them.
+_SCALAR_BYTES: Final = 9
+_REF_BYTES: Final = 48
+_CODE_BYTES: Final = 18
+
+
+class Packed:
+    """A pickled value with what the pickle stream only points to.
+
+    Attributes:
+        data: the pickle stream.
+        buffers: large buffers (pickle protocol 5), in the order in which the stream asks for them.
+        refs: the ref-like objects inside the value, each as (owner's life, number, address hint).
+        codes: the 16-byte hashes of the by-value definitions that the stream names; the receiver needs their blobs.
+        hold: whatever keeps the refs alive as long as these bytes exist; the runtime's own, not part of the value.
+    """
+
+    __slots__ = ("buffers", "codes", "data", "hold", "refs")
+
+    def __init__(self, data: bytes, buffers: list[Buffer], refs: list[WireRef], codes: list[bytes]) -> None:
+        self.data = data
+        self.buffers = buffers
+        self.refs = refs
+        self.codes = codes
+        self.hold: object = None
+
+    def to_wire(self) -> list[Any]:
+        """The list of four that msgpack writes: [data, buffers, refs, codes]."""
+        return [self.data, self.buffers, self.refs, self.codes]
+
+    @classmethod
+    def from_wire(cls, wire: list[Any]) -> Packed:
+        """The inverse of `to_wire`; takes what msgpack read, so refs may be lists.
+
+        Raises:
+            ValueError: the list has not this shape. (A peer's bytes: the caller makes it a `ProtocolError`.)
+        """
+        try:
+            data, buffers, refs, codes = wire
+            ids = [(bytes(life), int(number), str(address)) for life, number, address in refs]
+            if type(data) is not bytes or not all(type(code) is bytes for code in codes):
+                raise ValueError("not bytes")
+            return cls(data, list(buffers), ids, list(codes))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a packed value is [data, buffers, refs, codes], not {_outline(wire)}") from error
+
+    @property
+    def size(self) -> int:
+        """Bytes that this value holds, its buffers included."""
+        total = len(self.data) + _REF_BYTES * len(self.refs) + _CODE_BYTES * len(self.codes)
+        for buffer in self.buffers:
+            total += buffer.nbytes if type(buffer) is memoryview else len(buffer)
+        return total
+
+    def __repr__(self) -> str:
+        return (
+            f"Packed({len(self.data)} bytes, {len(self.buffers)} buffers, "
+            f"{len(self.refs)} refs, {len(self.codes)} codes, {self.size} bytes in all)"
+        )
+
+
+WireValue: TypeAlias = bool | int | float | str | bytes | Packed | list[Any] | None
+"""A packed value: scalars and ASCII str as they are, `bytes` for a bare pickle stream, else a `Packed` (or, as msgpack
+read it, the list that `Packed.to_wire` makes). A list that does not begin with bytes is a list of scalar arguments."""
+
+WireArgs: TypeAlias = bytes | Packed | list[Any]
+"""Packed `(args, kwargs)`: a list of scalars when there is nothing else, else as a `WireValue`."""
+
+
+def size_of(wire: WireValue) -> int:
+    """Bytes that a packed value takes, its buffers included: for windows, outboxes and limits. Near, not exact."""
+    kind = type(wire)
+    if kind is bytes or kind is str:
+        return len(cast("bytes | str", wire))
+    if kind is Packed:
+        return cast("Packed", wire).size
+    if kind is list:
+        items = cast("list[Any]", wire)
+        if items and type(items[0]) is bytes:
+            return Packed.from_wire(items).size
+        return sum(map(size_of, items))
+    return _SCALAR_BYTES
+
+
+def _outline(wire: Any) -> str:
+    if isinstance(wire, list):
+        return "[" + ", ".join(type(part).__name__ for part in wire[:6]) + "]"
+    return type(wire).__name__
