@@ -1,0 +1,448 @@
+"""The name directory: what stands under a name, and the requests that read and change it.
+
+Every name is known twice: in the table of its shard's keeper (`core.shards`) and at the node that asked for it, its
+guardian. A request goes to the keeper over whoever knows better where that is. It may get lost with a node that dies
+on its way, is therefore sent again, and so may be served twice; it says which actor it is for, so that the second time
+changes nothing. An entry goes when its guardian takes it out or dies.
+
+`Names` is the machine of one node: inputs are its methods, each returns what is to be done. It has no clock, no
+sockets and no chance of its own. It leaves to others: who is a member and who is dead (membership), exactly-once
+delivery in order (sessions), and what a name's actor does (guardians). Detached actors, whose guardian is the keeper,
+are not here yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+
+from actorfw.core.shards import HANDLERS, SHARDS, Entry, Shards, Table, Token, rows_of, shard_of
+from actorfw.values.errors import ProtocolError
+from actorfw.values.ids import Life
+
+__all__ = ["TICK", "Entry", "Instruction", "Names", "Operation"]
+
+TICK: Final = 0.25
+"""Seconds between calls of `Names.tick`."""
+
+_MAX_HOPS: Final = 6
+_REROUTE: Final = 1.0  # a request that waits here for a token looks for it elsewhere again
+_RESEND: Final = 2.0  # a request forwarded to a node that is dead and not yet known to be is lost without a sign
+_LIST_RETRY: Final = 0.25
+_LIST_LIMIT: Final = 5.0  # longer than a recovery takes: a list is a view, not worth waiting for beyond that
+
+Operation: TypeAlias = Literal["create", "lookup", "remove", "list"]
+Instruction: TypeAlias = tuple[Any, ...]
+"""What the caller is to do, one of:
+
+* `("send", life, message)`: a plain tuple that msgpack can carry. If there is no session with that life yet, it waits
+  until there is one, or until `Names.dead` was called with it;
+* `("answer", request id, ok, payload)`: a request made here is done, see `Names.request`;
+* `("conflict", namespace, name, lost entry, kept entry)`: two actors held one name and the one of this node lost it.
+"""
+
+
+class _Ask(NamedTuple):
+    """A request as it travels. `attempt` tells its copies apart: only a grant of the latest one counts."""
+
+    origin: Life
+    request: int
+    attempt: int
+    op: str
+    namespace: str
+    name: str
+    payload: Any
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request made here and not answered yet."""
+
+    op: str
+    shard: int
+    namespace: str
+    name: str
+    payload: Any
+    attempt: int = 1
+    sent: float = 0.0
+
+
+@dataclass(slots=True)
+class _Listing:
+    """A `list` made here: who still has to answer, what each shard said, when to ask again and when to give up."""
+
+    namespace: str | None
+    until: float
+    retry: float | None = None
+    missing: set[Life] = field(default_factory=set[Life])
+    found: dict[int, list[Any]] = field(default_factory=dict[int, "list[Any]"])
+
+
+class Names:
+    """The name directory's machine on one node.
+
+    A node that founds a cluster calls `founder` once. Every method returns instructions and must be called with a
+    time that never goes back.
+
+    Args:
+        life: this node's life.
+        now: the present, in seconds of any clock that doesn't jump.
+    """
+
+    def __init__(self, life: Life, now: float) -> None:
+        self.life = life
+        self._now = now
+        self._out: list[Instruction] = []
+        self._local: deque[tuple[Any, ...]] = deque()  # messages to this node itself
+
+        self._mine: dict[int, Table] = {}  # what actors of this node hold, by shard
+        self._pending: dict[int, _Pending] = {}
+        self._listings: dict[int, _Listing] = {}
+        self._own_requests = 0
+        self._waiting: dict[int, dict[tuple[Life, int], tuple[float, _Ask]]] = {}  # for a token, by shard
+        self._shards = Shards(
+            life,
+            now,
+            send=self._send,
+            promising=self._promising,
+            promise_ended=self._promise_ended,
+            keeper_changed=self._route_waiting,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Names of {self.life.hex()}: {len(self._pending) + len(self._listings)} requests, "
+            f"{len(self.granted)} names, {self._shards!r}>"
+        )
+
+    @property
+    def kept_shards(self) -> frozenset[int]:
+        """The shards this node keeps."""
+        return frozenset(self._shards.tokens)
+
+    @property
+    def kept(self) -> dict[tuple[str, str], Entry]:
+        """All entries this node keeps, by (namespace, name)."""
+        return {key: entry for token in self._shards.tokens.values() for key, entry in token.table.items()}
+
+    @property
+    def granted(self) -> dict[tuple[str, str], Entry]:
+        """The names that actors of this node hold, by (namespace, name)."""
+        return {key: entry for table in self._mine.values() for key, entry in table.items()}
+
+    @property
+    def drained(self) -> bool:
+        """Whether no shard is lost with this node: after `leave`, all have arrived elsewhere, or nobody else is up."""
+        return self._shards.drained
+
+    # -- inputs --------------------------------------------------------------------------------------------------------
+
+    def founder(self) -> list[Instruction]:
+        """This node founds a cluster, alone: it keeps all shards."""
+        self._shards.found()
+        return self._flush()
+
+    def view(self, members: Iterable[Life], now: float) -> list[Instruction]:
+        """The members that are up have changed.
+
+        Args:
+            members: all of them; this node too if it is up itself. Who is missing without having been reported to
+                `dead` is not up (any more) but lives: it keeps no shard, and is still asked in recoveries.
+            now: the present.
+        """
+        self._at(now)
+        self._shards.view(members)
+        return self._flush()
+
+    def dead(self, life: Life, now: float) -> list[Instruction]:
+        """A life is over, by death or by leaving: nothing it sent may be delivered after this."""
+        self._at(now)
+        if self._shards.end(life):
+            for request, listing in list(self._listings.items()):
+                listing.missing.discard(life)
+                self._list_step(request, listing)
+            for request in list(self._pending):
+                self._dispatch(request)
+        return self._flush()
+
+    def leave(self, now: float) -> list[Instruction]:
+        """This node is about to leave: hand all shards over. It may end when `drained`."""
+        self._at(now)
+        self._shards.leave()
+        return self._flush()
+
+    def request(
+        self, request: int, op: Operation, namespace: str | None, name: str, payload: Any, now: float
+    ) -> list[Instruction]:
+        """Begin a request of this node. It is answered once, by an instruction `("answer", request, ok, payload)`.
+
+        | op | payload | answer |
+        |---|---|---|
+        | create | `(Entry, get_if_exists)` | True, `(Entry, new)`; or False, `("exists", Entry)` |
+        | lookup | None | True, `Entry`; or False, `("not_found", None)` |
+        | remove | `(life, number, incarnation)` | True, None: whatever has the name now, it is not this |
+        | list | None | True, `[(namespace, name, Entry), ...]` |
+
+        Args:
+            request: a number above 0 that this life never used before.
+            op: what to do.
+            namespace: the namespace; for "list" None means all.
+            name: the name; not used by "list".
+            payload: see above. The guardian in a created entry is this node, and only the guardian removes.
+            now: the present.
+        """
+        self._at(now)
+        if op == "list":
+            listing = self._listings[request] = _Listing(namespace, until=now + _LIST_LIMIT)
+            self._ask_list(request, listing)
+            return self._flush()
+        assert namespace is not None
+        self._begin(request, op, namespace, name, payload)
+        return self._flush()
+
+    def message(self, peer: Life, message: Sequence[Any], now: float) -> list[Instruction]:
+        """A message of another node's machine has come.
+
+        Raises:
+            ProtocolError: it is none that this machine knows.
+        """
+        self._at(now)
+        self._shards.meet(peer)
+        self._receive(peer, message)
+        return self._flush()
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Time has passed. To be called every `TICK` seconds; cheap when there is nothing to do."""
+        self._at(now)
+        for request, pending in list(self._pending.items()):
+            if now - pending.sent >= _RESEND:
+                self._dispatch(request)
+        for shard, queue in list(self._waiting.items()):
+            if any(now - since >= _REROUTE for since, _ in queue.values()):
+                self._route_waiting(shard)
+        for request, listing in list(self._listings.items()):
+            if (listing.retry is not None and now >= listing.retry) or now >= listing.until:
+                self._list_step(request, listing)
+        self._shards.recover_due()
+        return self._flush()
+
+    def _at(self, now: float) -> None:
+        self._now = self._shards.now = now
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def _send(self, life: Life, message: tuple[Any, ...]) -> None:
+        if life == self.life:
+            self._local.append(message)
+        else:
+            self._out.append(("send", life, message))
+
+    def _flush(self) -> list[Instruction]:
+        while self._local:
+            self._receive(self.life, self._local.popleft())
+        out, self._out = self._out, []
+        return out
+
+    def _receive(self, peer: Life, message: Sequence[Any]) -> None:
+        verb = message[0] if message and isinstance(message[0], str) else ""
+        if verb in _HANDLERS:
+            _HANDLERS[verb](self, peer, *message[1:])
+        elif verb in HANDLERS:
+            HANDLERS[verb](self._shards, peer, *message[1:])
+        else:
+            raise ProtocolError(f"node {peer.hex()} sent {message!r:.100}, which is no message about names")
+
+    # -- requests on their way -----------------------------------------------------------------------------------------
+
+    def _on_ask(self, peer: Life, *fields: Any) -> None:
+        *ask, hops = fields
+        self._route(_Ask(*ask), hops, peer)
+
+    def _route(self, ask: _Ask, hops: int, sender: Life | None) -> None:
+        """Serve a request, send it on, or keep it until there is a token or a second has passed."""
+        if ask.origin in self._shards.dead:
+            return
+        shard = shard_of(ask.namespace, ask.name)
+        token = self._shards.tokens.get(shard)
+        if token is not None:
+            self._serve(token, ask)
+            return
+        if sender is not None:
+            self._shards.is_not_keeper(shard, sender)
+        to = self._shards.keeper(shard)
+        if to == self.life or hops >= _MAX_HOPS:
+            self._waiting.setdefault(shard, {})[ask.origin, ask.request] = (self._now, ask)
+        else:
+            self._send(to, ("ask", *ask, hops + 1))
+
+    def _route_waiting(self, shard: int) -> None:
+        for _, ask in self._waiting.pop(shard, {}).values():
+            self._route(ask, 0, None)
+
+    def _serve(self, token: Token, ask: _Ask) -> None:
+        key = (ask.namespace, ask.name)
+        old = token.table.get(key)
+        ok = True
+        answer: tuple[Any, ...] | None = None
+        if ask.op == "create":
+            entry = Entry(*ask.payload[0])
+            if old is None or old.is_same(entry):
+                token.table[key] = entry
+                grant = ("grant", ask.request, ask.attempt, token.version, *key, tuple(entry))
+                self._send(ask.origin, grant)
+                return
+            ok = bool(ask.payload[1])
+            answer = (tuple(old), False) if ok else ("exists", tuple(old))
+        elif ask.op == "lookup":
+            ok, answer = old is not None, ("not_found", None) if old is None else tuple(old)
+        elif old is not None and old[:3] == tuple(ask.payload):
+            del token.table[key]
+        self._send(ask.origin, ("reply", ask.request, ask.attempt, ok, answer))
+
+    # -- requests of this node -----------------------------------------------------------------------------------------
+
+    def _begin(self, request: int, op: Operation, namespace: str, name: str, payload: Any) -> None:
+        if op == "create":
+            payload = (tuple(payload[0]), payload[1])
+        elif op == "remove":
+            # At once, not when the keeper has done it: a recovery in between must not bring the name back.
+            self._forget_mine(namespace, name, tuple(payload))
+        self._pending[request] = _Pending(op, shard_of(namespace, name), namespace, name, payload)
+        self._dispatch(request)
+
+    def _dispatch(self, request: int) -> None:
+        pending = self._pending[request]
+        if pending.op == "create" and self._shards.is_promised(pending.shard):
+            return  # no grant may be accepted now; it is sent when the promise ends
+        pending.sent = self._now
+        ask = _Ask(self.life, request, pending.attempt, pending.op, pending.namespace, pending.name, pending.payload)
+        self._route(ask, 0, None)
+
+    def _remove_ghost(self, namespace: str, name: str, entry: Entry) -> None:
+        """Take out an entry that a late copy of a create made after the actor no longer wanted the name."""
+        self._own_requests -= 1  # below 0: answered to nobody
+        self._begin(self._own_requests, "remove", namespace, name, entry[:3])
+
+    def _is_ghost(self, pending: _Pending, entry: Entry) -> bool:
+        if entry.guardian != self.life:
+            return False
+        key = (pending.namespace, pending.name)
+        held = self._mine.get(pending.shard, {}).get(key)
+        if held is not None and held.is_same(entry):
+            return False
+        return not any(
+            other.op == "create" and (other.namespace, other.name) == key and entry.is_same(Entry(*other.payload[0]))
+            for other in self._pending.values()
+        )
+
+    def _forget_mine(self, namespace: str, name: str, actor: tuple[Any, ...]) -> bool:
+        shard = shard_of(namespace, name)
+        table = self._mine.get(shard, {})
+        entry = table.get((namespace, name))
+        if entry is None or entry[:3] != actor:
+            return False
+        del table[namespace, name]
+        if not table:
+            del self._mine[shard]
+        return True
+
+    def _promising(self, shard: int) -> Table:
+        for pending in self._pending.values():
+            if pending.shard == shard and pending.op == "create":
+                pending.attempt += 1  # refuses grants that are on their way, see `_on_grant`
+        return self._mine.get(shard, {})
+
+    def _promise_ended(self, shard: int) -> None:
+        for request, pending in list(self._pending.items()):
+            if pending.shard == shard:
+                self._dispatch(request)
+
+    def _on_conflict(self, _peer: Life, namespace: str, name: str, lost: Any, kept: Any) -> None:
+        entry = Entry(*lost)
+        if self._forget_mine(namespace, name, entry[:3]):
+            self._out.append(("conflict", namespace, name, entry, Entry(*kept)))
+
+    def _on_grant(
+        self, _peer: Life, request: int, attempt: int, _version: int, namespace: str, name: str, fields: Any
+    ) -> None:
+        entry, shard = Entry(*fields), shard_of(namespace, name)
+        pending = self._pending.get(request)
+        if pending is None:
+            held = self._mine.get(shard, {}).get((namespace, name))
+            if held is None or not held.is_same(entry):
+                self._remove_ghost(namespace, name, entry)
+        elif attempt == pending.attempt:
+            # An older attempt's grant is from before a promise: another token may have been minted without it.
+            del self._pending[request]
+            self._mine.setdefault(shard, {})[namespace, name] = entry
+            self._out.append(("answer", request, True, (entry, True)))
+
+    def _on_reply(self, _peer: Life, request: int, attempt: int, ok: bool, answer: Any) -> None:
+        pending = self._pending.get(request)
+        if pending is None or attempt != pending.attempt:
+            return
+        if pending.op == "create":
+            entry = Entry(*answer[0 if ok else 1])
+            if self._is_ghost(pending, entry):
+                self._remove_ghost(pending.namespace, pending.name, entry)
+                pending.attempt += 1
+                self._dispatch(request)
+                return
+            answer = (entry, False) if ok else ("exists", entry)
+        elif pending.op == "lookup" and ok:
+            answer = Entry(*answer)
+        del self._pending[request]
+        if request > 0:
+            self._out.append(("answer", request, ok, answer))
+
+    # -- lists ---------------------------------------------------------------------------------------------------------
+
+    def _ask_list(self, request: int, listing: _Listing) -> None:
+        listing.retry = None
+        listing.missing = set(self._shards.known)
+        for life in sorted(self._shards.known):
+            self._send(life, ("list", request, listing.namespace))
+
+    def _on_list(self, peer: Life, request: int, namespace: str | None) -> None:
+        # Empty shards are named too: only so the asking node knows when it has heard of all.
+        shards = [
+            (shard, [row for row in rows_of(token.table) if namespace is None or row[0] == namespace])
+            for shard, token in self._shards.tokens.items()
+        ]
+        self._send(peer, ("listed", request, shards))
+
+    def _on_listed(self, peer: Life, request: int, shards: list[Any]) -> None:
+        listing = self._listings.get(request)
+        if listing is None:
+            return
+        listing.missing.discard(peer)
+        for shard, rows in shards:
+            listing.found[shard] = rows
+        self._list_step(request, listing)
+
+    def _list_step(self, request: int, listing: _Listing) -> None:
+        complete = not listing.missing and len(listing.found) == SHARDS
+        if complete or self._now >= listing.until:
+            del self._listings[request]
+            entries = [(row[0], row[1], Entry(*row[2])) for rows in listing.found.values() for row in rows]
+            living = sorted(row for row in entries if row[2].guardian not in self._shards.dead)
+            self._out.append(("answer", request, True, living))
+        elif listing.retry is not None and self._now >= listing.retry:
+            self._ask_list(request, listing)
+        elif not listing.missing and listing.retry is None:
+            listing.retry = self._now + _LIST_RETRY  # some token was on its way between two that had answered
+
+
+_HANDLERS: Final = cast(
+    "dict[str, Callable[..., None]]",
+    {
+        "ask": Names._on_ask,  # (origin, request, attempt, op, namespace, name, payload, hops)
+        "grant": Names._on_grant,  # (request, attempt, version, namespace, name, entry)
+        "reply": Names._on_reply,  # (request, attempt, ok, answer)
+        "list": Names._on_list,  # (request, namespace | None)
+        "listed": Names._on_listed,  # (request, [(shard, rows), ...])
+        "conflict": Names._on_conflict,  # (namespace, name, lost entry, kept entry)
+    },
+)

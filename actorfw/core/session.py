@@ -1,0 +1,336 @@
+"""The session of two lives: every frame delivered exactly once, in order, over any number of links.
+
+A pure machine: no sockets, no clock, no chance. Whoever drives it hands in what happened and does what it answers.
+
+Rules
+    Frames are numbered from 1 per direction and kept until acknowledged. `seen` is the last frame of the other side
+    that was processed; it travels as `ack` in whatever goes back, else alone (`ack_due`).
+    A link belongs to an epoch. Either side may dial, with a higher epoch than any that it knows; the other side takes
+    the new link if its epoch is above the current one's and its own dial, if any, does not win: the higher epoch wins,
+    of two equal ones that of the lower life. Taking a link abandons the own dial, closes the current link, whose
+    unread bytes are **discarded**, and resends what the other side has not seen.
+    Data is taken from the current link only. A number seen before is dropped, a gap closes the link.
+    The session ends by death or leaving only, never because a link broke.
+
+Theory of operation
+    Discarding the old link's unread bytes is what makes resending safe: the new link starts from `seen` as told in
+    its greeting, and what the old one still held would come twice or, worse, after a gap.
+
+A link is any object; the machine compares and returns it, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+__all__ = [
+    "ACK_BYTES",
+    "ACK_DELAY",
+    "ACK_FRAMES",
+    "WINDOW_BYTES",
+    "Adopt",
+    "CloseLink",
+    "DeclareDead",
+    "DialAgain",
+    "DialFailure",
+    "EndReason",
+    "Instruction",
+    "RefuseLink",
+    "Resend",
+    "Session",
+    "Welcome",
+]
+
+ACK_DELAY: Final = 0.020
+"""Seconds after which what was processed is acknowledged even if nothing else goes back."""
+ACK_FRAMES: Final = 64
+ACK_BYTES: Final = 256 * 1024
+WINDOW_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that may be unacknowledged; beyond, messages wait unpacked."""
+
+_FIRST_DELAY: Final = 0.010
+_LAST_DELAY: Final = 1.0
+_UNDECODABLE_LIMIT: Final = 3
+
+EndReason: TypeAlias = Literal["dead", "left", "protocol"]
+DialFailure: TypeAlias = Literal["refused", "another life", "unreachable", "epoch"]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Close this link and discard what it has not yet handed over."""
+
+    link: object
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer the dialler of this link that it is taken, and that we have processed up to `seen`."""
+
+    link: object
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseLink:
+    """Answer the dialler of this link that it must try a higher epoch than `epoch_max`, and close it."""
+
+    link: object
+    epoch_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """From now on data travels on this link."""
+
+    link: object
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Write these frames, (n, batch), to the current link before anything new."""
+
+    link: object
+    frames: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DialAgain:
+    """Dial after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareDead:
+    """The evidence is enough: this life is dead."""
+
+    detail: str
+
+
+Instruction: TypeAlias = CloseLink | Welcome | RefuseLink | Adopt | Resend | DialAgain | DeclareDead
+
+
+class Session:
+    """One side of a session.
+
+    Args:
+        me: this node's life.
+        peer: the other side's life.
+        refusal_is_death: whether a refused connection proves, after a link broke without goodbye, that nobody is there
+            (not where firewalls may answer instead).
+
+    Attributes:
+        link: the current link, or None while the session has none.
+        seen: the last frame of the other side that was processed.
+        acked: the last frame of ours that the other side has processed.
+        told: the last `seen` that was written to the current link.
+        unacked: our frames that are kept for resending, (n, batch).
+    """
+
+    __slots__ = (
+        "_delay",
+        "_refusal_is_death",
+        "_strikes",
+        "_striking",
+        "acked",
+        "dial_epoch",
+        "dial_link",
+        "ended",
+        "epoch",
+        "epoch_max",
+        "held",
+        "link",
+        "me",
+        "next_out",
+        "peer",
+        "seen",
+        "told",
+        "unacked",
+        "unacked_bytes",
+        "untold_bytes",
+    )
+
+    def __init__(self, me: bytes, peer: bytes, *, refusal_is_death: bool = True) -> None:
+        self.me = me
+        self.peer = peer
+        self.link: object | None = None
+        self.epoch = 0
+        self.epoch_max = 0
+        self.dial_link: object | None = None
+        self.dial_epoch = 0
+        self.next_out = 0
+        self.acked = 0
+        self.seen = 0
+        self.told = 0
+        self.untold_bytes = 0
+        self.unacked: deque[tuple[int, bytes]] = deque()
+        self.unacked_bytes = 0
+        self.ended: EndReason | None = None
+        self.held = False
+        self._refusal_is_death = refusal_is_death
+        self._delay = 0.0
+        self._striking = 0
+        self._strikes = 0
+
+    # Data plane: short, plain, called per frame. `runtime.links` reads the attributes directly.
+
+    def put(self, batch: bytes) -> int:
+        """Number a batch that is about to be written to the current link, and keep it. It carries our ack."""
+        n = self.next_out = self.next_out + 1
+        self.unacked.append((n, batch))
+        self.unacked_bytes += len(batch)
+        self.told = self.seen
+        self.untold_bytes = 0
+        return n
+
+    def acknowledge(self, ack: int) -> bool:
+        """Take the other side's ack. False: it acknowledges what was never sent, the link is to be closed."""
+        if ack > self.next_out:
+            return False
+        unacked = self.unacked
+        while unacked and unacked[0][0] <= ack:
+            self.unacked_bytes -= len(unacked.popleft()[1])
+        if ack > self.acked:
+            self.acked = ack
+        return True
+
+    def receive(self, link: object, n: int) -> bool | None:
+        """Whether to process frame `n` of `link`: True, False (seen before, or not our link), None (a gap: close it).
+
+        The caller processes it whole and says so with `processed`, before it asks for the next.
+        """
+        if link is not self.link or n <= self.seen:
+            return False
+        return True if n == self.seen + 1 else None
+
+    def processed(self, n: int, size: int) -> None:
+        """Frame `n`, of `size` bytes, has been decoded and is being processed."""
+        self.seen = n
+        self.untold_bytes += size
+
+    @property
+    def ack_due(self) -> bool:
+        """Whether an ack must go out now, without waiting for `ACK_DELAY` or for company."""
+        return self.seen - self.told >= ACK_FRAMES or self.untold_bytes >= ACK_BYTES
+
+    def ack_written(self) -> None:
+        """A frame without number took our ack along."""
+        self.told = self.seen
+        self.untold_bytes = 0
+
+    # Links.
+
+    def undecodable(self, n: int) -> list[Instruction]:
+        """Frame `n` could not be decoded: not acknowledged, so it comes again on the next link.
+
+        After three times the other side is taken to speak nonsense: the session is held down until it is given up.
+        """
+        self._strikes = self._strikes + 1 if self._striking == n else 1
+        self._striking = n
+        if self._strikes >= _UNDECODABLE_LIMIT:
+            self.held = True
+        link, self.link = self.link, None
+        answer: list[Instruction] = [] if link is None else [CloseLink(link)]
+        self._delay = 0.0
+        return [*answer, DialAgain(0.0)] if self.may_dial() else answer
+
+    def may_dial(self) -> bool:
+        """Whether there is neither a link nor a dial, and the session may have one."""
+        return self.link is None and self.dial_link is None and self.ended is None and not self.held
+
+    def dialled(self, link: object) -> int:
+        """A connection of ours reached the other side and is to offer itself: the epoch to offer."""
+        self.epoch_max += 1
+        self.dial_link = link
+        self.dial_epoch = self.epoch_max
+        return self.epoch_max
+
+    def offered(self, link: object, epoch: int, peer_seen: int) -> list[Instruction]:
+        """The other side offers a link of `epoch`, having processed ours up to `peer_seen`."""
+        mine = self.dial_epoch if self.dial_link is not None else 0
+        wins = mine < epoch or (mine == epoch and self.peer < self.me)
+        take = epoch > self.epoch and wins and self.ended is None and not self.held and self._plausible(peer_seen)
+        self.epoch_max = max(self.epoch_max, epoch)
+        if not take:
+            return [RefuseLink(link, self.epoch_max)]
+        answer: list[Instruction] = []
+        if self.dial_link is not None:
+            answer.append(CloseLink(self.dial_link))
+            self.dial_link = None
+        return answer + self._adopt(link, epoch, peer_seen, [Welcome(link, self.seen)])
+
+    def welcomed(self, link: object, peer_seen: int) -> list[Instruction]:
+        """The other side takes the link that we offered, having processed ours up to `peer_seen`."""
+        if link is not self.dial_link or not self._plausible(peer_seen):
+            return [CloseLink(link)]
+        self.dial_link = None
+        return self._adopt(link, self.dial_epoch, peer_seen, [])
+
+    def refused(self, link: object, epoch_max: int) -> None:
+        """The other side wants a higher epoch than `epoch_max`: the dial is over."""
+        self.epoch_max = max(self.epoch_max, epoch_max)
+        if link is self.dial_link:
+            self.dial_link = None
+
+    def lost(self, link: object) -> list[Instruction]:
+        """The connection of `link` is gone, without goodbye."""
+        if link is self.dial_link:
+            self.dial_link = None
+        if link is self.link:
+            self.link = None
+            self._delay = 0.0
+            if self.may_dial():
+                return [DialAgain(0.0)]
+        return []
+
+    def dial_failed(self, how: DialFailure, detail: str, chance: float) -> list[Instruction]:
+        """A dial did not lead to a link. `chance` in [0, 1) spreads those who try at the same time.
+
+        Args:
+            how: "refused" (nobody listens there), "another life" (someone else does), "epoch" (the other side knows
+                a higher epoch, or is dialling us), "unreachable" (anything else).
+            detail: the error's text.
+            chance: a random number in [0, 1).
+        """
+        if self.ended is not None or self.link is not None:
+            return []
+        if how == "another life" or (how == "refused" and self._refusal_is_death):
+            return [DeclareDead(detail)]
+        if not self.may_dial():
+            return []
+        self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
+        return [DialAgain(self._delay * chance)]
+
+    def end(self, reason: EndReason) -> list[Instruction]:
+        """The other life is dead or has left: nothing of it is taken any more."""
+        if self.ended is not None:
+            return []
+        self.ended = reason
+        closing: list[Instruction] = [CloseLink(link) for link in (self.dial_link, self.link) if link is not None]
+        self.dial_link = self.link = None
+        self.unacked.clear()
+        self.unacked_bytes = 0
+        return closing
+
+    def _plausible(self, peer_seen: int) -> bool:
+        # Below `acked` the frames to resend are gone; above `next_out` they never were.
+        return self.acked <= peer_seen <= self.next_out
+
+    def _adopt(self, link: object, epoch: int, peer_seen: int, first: list[Instruction]) -> list[Instruction]:
+        answer: list[Instruction] = []
+        if self.link is not None:
+            answer.append(CloseLink(self.link))
+        self.link = link
+        self.epoch = epoch
+        self._delay = 0.0
+        self.told = self.seen
+        self.untold_bytes = 0
+        self.acknowledge(peer_seen)
+        answer += first
+        answer.append(Adopt(link))
+        if self.unacked:
+            answer.append(Resend(link, tuple(self.unacked)))
+        return answer
