@@ -1,0 +1,160 @@
+"""`Env`: where a node gets its time, network and chance from.
+
+Nothing above this floor asks the clock, opens a socket or draws a random number in any other way, so that a node runs
+unchanged in a simulated world. `RealEnv` is the real one; the simulated one is in `actorfw.testing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from hashlib import blake2b
+from typing import Any, Protocol, TypeVar
+
+from actorfw.io import tcp
+
+__all__ = ["Env", "Listener", "RealEnv", "TimerHandle"]
+
+T = TypeVar("T")
+
+
+class TimerHandle(Protocol):
+    """What `Env.call_later` returns."""
+
+    def cancel(self) -> None:
+        """Don't call it. Does nothing if it has been called."""
+        ...
+
+
+class Listener(Protocol):
+    """A listening address."""
+
+    @property
+    def address(self) -> str:
+        """What is bound, as "host:port"."""
+        ...
+
+    def close(self) -> None:
+        """Listen no more. Connections that were accepted stay."""
+        ...
+
+
+class Env(Protocol):
+    """The world of one node.
+
+    Attributes:
+        random: the node's own source of chance, for jitter and choices.
+        host_id: equal for nodes that see the same files and shared memory.
+        pid: of the process that the node lives in.
+        worker_factory: makes worker processes; what it is, is between the node and its pool.
+    """
+
+    random: random.Random
+    host_id: str
+    pid: int
+    worker_factory: Any
+
+    def time(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    def wall_time(self) -> float:
+        """Seconds since 1970, as this machine believes: comparable between nodes, but not for measuring."""
+        ...
+
+    def call_later(self, delay: float, fn: Callable[..., object], *args: Any) -> TimerHandle:
+        """Call `fn(*args)` on the loop after `delay` seconds."""
+        ...
+
+    def call_soon(self, fn: Callable[..., object], *args: Any) -> object:
+        """Call `fn(*args)` in the loop's next turn."""
+        ...
+
+    def create_task(self, coro: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
+        """Run a coroutine as a task of the node."""
+        ...
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """A future of the node's loop."""
+        ...
+
+    def token(self, n: int, /) -> bytes:
+        """`n` bytes that nobody can guess: nonces and ids."""
+        ...
+
+    async def resolve(self, host: str) -> list[str]:
+        """The addresses behind a name; raises OSError if it can't be resolved."""
+        ...
+
+    async def dial(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect, as `loop.create_connection`."""
+        ...
+
+    async def listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Listener:
+        """Accept connections; port 0 takes any free one."""
+        ...
+
+
+class RealEnv:
+    """The real world, on one running loop: asyncio's own or uvloop.
+
+    Args:
+        loop: the loop of the node; None means the running one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = asyncio.get_running_loop() if loop is None else loop
+        self.random = random.Random()
+        self.host_id = _host_id()
+        self.pid = os.getpid()
+        self.worker_factory: Any = None
+        self.time: Callable[[], float] = self.loop.time
+        self.wall_time: Callable[[], float] = time.time
+        self.call_later: Callable[..., TimerHandle] = self.loop.call_later
+        self.call_soon: Callable[..., object] = self.loop.call_soon
+        self.token: Callable[[int], bytes] = os.urandom
+        self.create_future: Callable[[], asyncio.Future[Any]] = self.loop.create_future
+
+    def create_task(self, coro: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
+        """See `Env.create_task`."""
+        return self.loop.create_task(coro, name=name)
+
+    async def resolve(self, host: str) -> list[str]:
+        """See `Env.resolve`."""
+        return await tcp.resolve(self.loop, host)
+
+    async def dial(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """See `Env.dial`."""
+        return await tcp.dial(self.loop, protocol_factory, host, port)
+
+    async def listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Listener:
+        """See `Env.listen`."""
+        return await tcp.listen(self.loop, protocol_factory, host, port)
+
+
+def _host_id() -> str:
+    # Containers of one machine share its boot id, but not its files: the mount namespace tells them apart.
+    parts = [socket.gethostname()]
+    for read in (_boot_id, _mount_namespace):
+        try:
+            parts.append(read())
+        except OSError:
+            parts.append("")  # not Linux
+    return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _mount_namespace() -> str:
+    return os.readlink("/proc/self/ns/mnt")

@@ -1,0 +1,182 @@
+"""TCP as links want it: small writes leave at once, and a machine that vanished is noticed by the kernel in seconds.
+
+Also reading and writing "host:port". Who speaks what over a connection is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from actorfw.values.errors import UsageError
+
+__all__ = [
+    "TcpListener",
+    "dial",
+    "is_literal",
+    "is_loopback",
+    "is_refusal",
+    "is_wildcard",
+    "join_address",
+    "listen",
+    "resolve",
+    "split_address",
+    "tune",
+]
+
+# Idle links stay open: after 10 s without a byte the kernel asks, and gives up after three silent answers.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+_BACKLOG: Final = 1024
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port".
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f'{address!r} is not an address: write it as "host:port", such as "10.0.0.5:7700"')
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The inverse of `split_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to or bound at this host stays on this machine. Names other than localhost don't count."""
+    return host == "localhost" or host == "::1" or host.startswith(("127.", "::ffff:127."))
+
+
+def is_literal(host: str) -> bool:
+    """Whether this is an address and no name."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether listening at it means every address of the machine: nothing that others could dial."""
+    return is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_unspecified
+
+
+async def resolve(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
+    """The addresses behind a name.
+
+    Raises:
+        OSError: it can't be resolved.
+    """
+    done: asyncio.Future[list[str]] = loop.create_future()
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            answer: Callable[[], None] = partial(settle, list(dict.fromkeys(str(row[4][0]) for row in found)), None)
+        except (OSError, UnicodeError) as error:
+            answer = partial(settle, [], error if isinstance(error, OSError) else OSError(str(error)))
+        try:
+            loop.call_soon_threadsafe(answer)
+        except RuntimeError:
+            pass  # that loop is closed: nobody waits
+
+    def settle(found: list[str], error: OSError | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(found)
+
+    # The loop's own way would make the default executor of a host that may have none yet.
+    threading.Thread(target=look_up, name="actorfw-resolve", daemon=True).start()
+    return await done
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a dial failed because nobody listens there."""
+    if error.errno == errno.ECONNREFUSED or isinstance(error, ConnectionRefusedError):
+        return True
+    # A name with several addresses: asyncio joins the texts of their errors into one.
+    causes = str(error).partition("Multiple exceptions: ")[2].split(", [")
+    return causes != [""] and all(f"Errno {errno.ECONNREFUSED}]" in cause for cause in causes)
+
+
+def tune(transport: asyncio.BaseTransport) -> None:
+    """Set the options of a fresh TCP connection."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except OSError:
+        pass  # closed already: its protocol will hear of it
+
+
+async def dial(
+    loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    """Connect to `host`:`port`.
+
+    Raises:
+        OSError: it could not.
+    """
+    last: OSError | None = None
+    for one in [host] if is_literal(host) else await resolve(loop, host):
+        try:
+            return await loop.create_connection(protocol_factory, one, port)
+        except OSError as error:
+            last = error
+    raise last or OSError(f"the name {host!r} has no address")
+
+
+class TcpListener:
+    """A listening socket. `address` is what is bound, as "host:port"."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        name = server.sockets[0].getsockname()
+        self.address = join_address(name[0], name[1])
+
+    def close(self) -> None:
+        """Listen no more. Connections that were accepted stay."""
+        self._server.close()
+
+
+async def listen(
+    loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+) -> TcpListener:
+    """Accept connections at `host`:`port`; port 0 takes any free one.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+    if not is_literal(host):
+        found = await resolve(loop, host)
+        host = next((one for one in found if ":" not in one), found[0])  # one address, hence one port
+    # Bound here: uvloop would look the address up in a thread pool that makes a forked child crash when it ends.
+    sock = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
+    )
+    try:
+        server = await loop.create_server(protocol_factory, sock=sock, backlog=_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return TcpListener(server)
