@@ -1,0 +1,93 @@
+"""Control requests between nodes: a question with a verb, one answer. Nothing on the hot path goes through here."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from actorfw.runtime.refs import Reply
+from actorfw.values.errors import ActorFwError, PeerLostError, UsageError
+from actorfw.wire import messages as m
+from actorfw.wire.failures import pack_error
+
+if TYPE_CHECKING:
+    from actorfw.runtime.node import Node
+    from actorfw.runtime.peers import Peer
+
+__all__ = ["Asks"]
+
+logger = logging.getLogger("actorfw.node")
+
+
+class Asks:
+    """The questions that this node has asked and those that it can answer.
+
+    `verbs` maps a verb to `fn(peer, payload)`, which returns what msgpack can carry, or a `Reply` of it.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.verbs: dict[str, Callable[[Peer, Any], Any]] = {"sync": lambda peer, payload: None}
+        self._open: dict[int, tuple[Peer, Reply[Any]]] = {}
+        self._numbers = itertools.count(1)
+
+    def ask(self, peer: Peer, verb: str, payload: Any) -> Reply[Any]:
+        """Ask a peer."""
+        reply: Reply[Any] = Reply(self.node)
+        number = next(self._numbers)
+        self._open[number] = (peer, reply)
+        peer.send((m.ASK, number, verb, payload))
+        return reply
+
+    def on_ask(self, peer: Peer, msg: list[Any]) -> None:
+        _, number, verb, payload = msg
+        handler = self.verbs.get(verb)
+        try:
+            if handler is None:
+                raise UsageError(f"node {self.node.name} knows no request {verb!r}")
+            answer = handler(peer, payload)
+        except Exception as error:
+            self._failed(peer, number, error)
+            return
+        if isinstance(answer, Reply):
+            later: Reply[Any] = answer
+            later.add_done_callback(lambda done: self._answer_later(peer, number, done))
+        else:
+            peer.send((m.ANSWER, number, True, answer))
+
+    def _answer_later(self, peer: Peer, number: int, done: Reply[Any]) -> None:
+        if peer.ended:
+            return
+        try:
+            peer.send((m.ANSWER, number, True, done.result()))
+        except Exception as error:
+            self._failed(peer, number, error)
+
+    def _failed(self, peer: Peer, number: int, error: Exception) -> None:
+        if not isinstance(error, ActorFwError):
+            logger.exception("a request of node %s failed", peer.name)
+        out = pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
+        peer.send((m.ANSWER, number, False, out))
+
+    def on_answer(self, peer: Peer, msg: list[Any]) -> None:
+        _, number, ok, payload = msg
+        found = self._open.pop(number, None)
+        if found is None:
+            return
+        if ok:
+            found[1]._settle(payload)
+        else:
+            found[1]._fail(self.node.unpack_error(payload))
+
+    def peer_ended(self, life: bytes, name: str, why: str) -> None:
+        for number, (peer, reply) in list(self._open.items()):
+            if peer.life == life:
+                del self._open[number]
+                reply._fail(PeerLostError(f"node {name} ended before it answered: {why}"))
+
+    def close(self, error: Exception) -> None:
+        for _, reply in self._open.values():
+            reply._fail(error)
+        self._open.clear()

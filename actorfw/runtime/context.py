@@ -1,0 +1,98 @@
+"""What is known about the call that is running: the source of `actorfw.context()` and of inherited deadlines."""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from actorfw.values.ids import RefId, text_id
+
+if TYPE_CHECKING:
+    from actorfw.runtime.handles import ActorHandle
+
+__all__ = ["CallContext", "milliseconds", "running_call"]
+
+
+def milliseconds(left: float) -> int:
+    """What is left of a deadline, as it travels: rounded up, so that a call made on behalf of another never ends first.
+
+    Else the caller would see the inner deadline as an error of the outer call's code, instead of its own deadline.
+    """
+    return max(1, math.ceil(left * 1000))
+
+
+class CallContext:
+    """One running task or method call.
+
+    Attributes:
+        node_id: id of the node that runs it, 16 hexadecimal digits.
+        task_id: id of the call (the same as its ref's `id`), or "" outside any.
+        actor_id: id of the actor whose method runs, or "".
+        attempt: 1 for the first run of a task, 2 for its first retry, and so on.
+        deadline: point on this process's monotonic clock when the call expires, or None.
+        gpus: indices of the devices that were given to it.
+        handle: the running actor's own handle, or None; annotate what you keep it in with the class.
+        key: key of a virtual actor, or "".
+        fencing_token: the actor's incarnation; 0 outside any.
+        number: number of the call in the submitter's life; what its own submissions name as their parent.
+        name: of the task or the actor's class, as in errors and output.
+    """
+
+    __slots__ = (
+        "actor_id",
+        "attempt",
+        "call",
+        "deadline",
+        "fencing_token",
+        "gpus",
+        "handle",
+        "key",
+        "name",
+        "node_id",
+        "number",
+    )
+
+    def __init__(
+        self,
+        *,
+        node_id: str = "",
+        call: RefId | None = None,
+        actor_id: str = "",
+        attempt: int = 0,
+        deadline: float | None = None,
+        gpus: tuple[int, ...] = (),
+        handle: ActorHandle | None = None,
+        key: str = "",
+        fencing_token: int = 0,
+        number: int = 0,
+        name: str = "",
+    ) -> None:
+        self.node_id: str = node_id
+        self.call: RefId | None = call
+        self.actor_id: str = actor_id
+        self.attempt: int = attempt
+        self.deadline: float | None = deadline
+        self.gpus: tuple[int, ...] = gpus
+        self.handle: Any = handle  # to a checker a handle is its class, which only who asks can know
+        self.key: str = key
+        self.fencing_token: int = fencing_token
+        self.number: int = number
+        self.name: str = name
+
+    @property
+    def guardian(self) -> bytes:
+        """The life that made the running actor, or b"" outside any."""
+        return b""
+
+    @property
+    def task_id(self) -> str:
+        """Made on demand: most calls are never asked for it."""
+        return text_id(self.call) if self.call is not None else ""
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={getattr(self, name)!r}" for name in sorted(self.__slots__) if getattr(self, name))
+        return f"<context {' '.join(parts)}>"
+
+
+running_call: ContextVar[CallContext | None] = ContextVar("actorfw_running_call", default=None)

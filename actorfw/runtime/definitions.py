@@ -1,0 +1,246 @@
+"""What a remote function or class is to the runtime: its code, its kind, its options, and how each travels.
+
+A `Definition` is made by `@remote` and by `.options()`. It travels as a blob of its own (kind, name, hash of the code's
+blob, the options that the executing side needs), content-addressed like code, so that a call names it with 16 bytes.
+What only the submitting side needs (retries, scheduling, deadlines) stays here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from actorfw.core.ledger import Shape
+from actorfw.values.errors import UsageError
+
+if TYPE_CHECKING:
+    from actorfw.wire.code import CodeTable
+
+__all__ = [
+    "ASYNC",
+    "ASYNC_GENERATOR",
+    "CLASS",
+    "DEF",
+    "GENERATOR",
+    "ActorDefinitions",
+    "Definition",
+    "Interface",
+    "MethodInfo",
+    "Recipe",
+]
+
+DEF: Final = "def"
+ASYNC: Final = "async def"
+GENERATOR: Final = "generator"
+ASYNC_GENERATOR: Final = "async generator"
+CLASS: Final = "class"
+
+
+def kind_of(fn: Callable[..., Any]) -> str:
+    """One of the kinds above, by what calling `fn` gives."""
+    fn = inspect.unwrap(fn)
+    if inspect.isasyncgenfunction(fn):
+        return ASYNC_GENERATOR
+    if inspect.isgeneratorfunction(fn):
+        return GENERATOR
+    if inspect.iscoroutinefunction(fn):
+        return ASYNC
+    return DEF
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One method of an actor's class as its callers see it: what `@actorfw.method` said, and the options of calls."""
+
+    name: str
+    kind: str
+    group: str = ""
+    interleave: bool = False
+    ordered: bool = True
+    timeout: float | None = None
+    num_returns: int = 1
+
+    @property
+    def streams(self) -> bool:
+        return self.kind in (GENERATOR, ASYNC_GENERATOR)
+
+    def to_wire(self) -> list[Any]:
+        return [self.name, self.kind, self.group, self.interleave, self.ordered, self.timeout, self.num_returns]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The methods of an actor's class: all that a handle knows about it. Travels with handles; the class does not."""
+
+    name: str
+    methods: Mapping[str, MethodInfo] = field(hash=False)
+
+    @classmethod
+    def of(cls, actor_class: type) -> Interface:
+        """Read the public methods of a class, those of its bases included."""
+        methods: dict[str, MethodInfo] = {}
+        for name in dir(actor_class):
+            if name.startswith("_"):
+                continue
+            try:
+                attribute = inspect.getattr_static(actor_class, name)
+            except AttributeError:
+                continue
+            if isinstance(attribute, (staticmethod, classmethod)):
+                if getattr(attribute.__func__, "__actorfw_own__", False):
+                    continue  # remote and options, which @remote and Actor put there
+                attribute = attribute.__func__
+            if not callable(attribute) or isinstance(attribute, type):
+                continue
+            said: dict[str, Any] = getattr(attribute, "__actorfw_method__", {})
+            methods[name] = MethodInfo(name, kind_of(attribute), **said)
+        return cls(actor_class.__qualname__, methods)
+
+    def to_wire(self) -> list[Any]:
+        return [self.name, [method.to_wire() for method in self.methods.values()]]
+
+    @classmethod
+    def from_wire(cls, wire: list[Any]) -> Interface:
+        name, rows = wire
+        return cls(name, {row[0]: MethodInfo(*row) for row in rows})
+
+    def __reduce__(self) -> Any:
+        return Interface.from_wire, (self.to_wire(),)
+
+
+@dataclass(slots=True)
+class Recipe:
+    """The executing side's half of a definition."""
+
+    kind: str
+    name: str
+    code: bytes
+    executor: str
+    shape: Shape
+    max_concurrency: int = 1
+    groups: dict[str, int] = field(default_factory=dict[str, int])
+    max_pending_calls: int = 10_000
+
+    def to_blob(self) -> bytes:
+        """The bytes whose hash names this definition in messages."""
+        packed: bytes = msgpack.packb(
+            [
+                self.kind,
+                self.name,
+                self.code,
+                self.executor,
+                self.shape.amounts,
+                self.max_concurrency,
+                self.groups,
+                self.max_pending_calls,
+            ]
+        )
+        return packed
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> Recipe:
+        kind, name, code, executor, shape, concurrency, groups, pending = msgpack.unpackb(blob)
+        return cls(kind, name, code, executor, Shape.from_wire(shape), concurrency, groups, pending)
+
+
+class Definition:
+    """A remote function or class with its options, as its submitters see it.
+
+    Args:
+        target: the bare function or the class.
+        owner: the object that the module path leads to: the wrapper of a function, the class itself.
+        options: complete and validated.
+        name: shown in listings, errors and output.
+    """
+
+    __slots__ = ("_recipe_of", "executor", "interface", "kind", "name", "options", "owner", "shape", "target")
+
+    def __init__(self, target: Any, owner: Any, options: Mapping[str, Any], name: str | None = None) -> None:
+        self.target = target
+        self.owner = owner
+        self.options = options
+        self.interface: Interface | None = None
+        if isinstance(target, type):
+            self.kind = CLASS
+            self.interface = Interface.of(target)
+            asynchronous = any(m.kind in (ASYNC, ASYNC_GENERATOR) for m in self.interface.methods.values())
+            cpus = 0.0
+        else:
+            self.kind = kind_of(target)
+            asynchronous = self.kind in (ASYNC, ASYNC_GENERATOR)
+            cpus = 0.0 if asynchronous else 1.0
+        called: str = getattr(target, "__qualname__", type(target).__name__)
+        self.name: str = name or options.get("name") or called
+        if self.kind == CLASS:
+            self.name = target.__qualname__
+        self.executor: str = options.get("executor") or ("loop" if asynchronous else "process")
+        if "concurrency_groups" in options:
+            self.check_groups()
+        given = options.get("num_cpus")
+        self.shape = Shape.of(
+            num_cpus=cpus if given is None else given,
+            num_gpus=options.get("num_gpus", 0),
+            memory=options.get("memory", 0),
+            resources=options.get("resources") or {},
+        )
+        # (table, hash of the code, hash of the recipe, the recipe) as last sent: the code may have to be made again.
+        self._recipe_of: tuple[Any, bytes, bytes, Recipe] | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self.kind in (GENERATOR, ASYNC_GENERATOR)
+
+    def check_groups(self) -> None:
+        """Each concurrency group that a method of the class names must exist.
+
+        Raises:
+            UsageError: one does not.
+        """
+        groups: Mapping[str, int] = self.options.get("concurrency_groups") or {}
+        for info in self.interface.methods.values() if self.interface is not None else ():
+            if info.group and info.group not in groups:
+                there = ", ".join(map(repr, groups)) or "none"
+                raise UsageError(
+                    f"method {info.name} of {self.name} is in the group {info.group!r}, which is not among the "
+                    f"concurrency_groups of the actor; there are: {there}"
+                )
+
+    def wire(self, codes: CodeTable) -> tuple[bytes, Recipe]:
+        """The hash that names this definition in messages, and its recipe; adds both blobs to the table."""
+        code = codes.define(self.target, owner=self.owner)
+        known = self._recipe_of
+        if known is not None and known[0] is codes and known[1] == code:
+            return known[2], known[3]
+        self.check_groups()
+        recipe = Recipe(
+            self.kind,
+            self.name,
+            code,
+            self.executor,
+            self.shape,
+            self.options.get("max_concurrency") or 1,
+            dict(self.options.get("concurrency_groups") or {}),
+            self.options.get("max_pending_calls") or 10_000,
+        )
+        hashed = codes.add(recipe.to_blob())
+        self._recipe_of = (codes, code, hashed, recipe)
+        return hashed, recipe
+
+
+class ActorDefinitions:
+    """The actor classes that one home makes actors of, each with its definition, made once."""
+
+    def __init__(self) -> None:
+        self._known: dict[type, Definition] = {}
+
+    def of(self, actor_class: type) -> Definition:
+        """The definition of an actor class with its own options."""
+        definition = self._known.get(actor_class)
+        if definition is None:
+            options = actor_class.__dict__.get("__actorfw_options__", {})
+            definition = self._known[actor_class] = Definition(actor_class, actor_class, options)
+        return definition

@@ -1,0 +1,549 @@
+"""The executing side of tasks, this node's and others': on the loop, in a thread, or through the worker pool.
+
+An `Execution` is one attempt at one task on this node. It is started only with a grant from the ledger, which is
+given back when it ends; it is answered exactly once, to whoever submitted it. Worker processes are `runtime.pool`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+from actorfw.runtime.context import CallContext, running_call
+from actorfw.runtime.definitions import ASYNC_GENERATOR, GENERATOR, Recipe
+from actorfw.runtime.refs import FAILED, READY, ObjectRef
+from actorfw.runtime.routes import held_ids
+from actorfw.runtime.threads import Credit, Threads
+from actorfw.values.errors import (
+    ActorFwError,
+    DeadlineExceededError,
+    SerializationError,
+    TaskCancelledError,
+    TaskError,
+)
+from actorfw.wire import messages as m
+from actorfw.wire.failures import pack_error
+
+if TYPE_CHECKING:
+    from actorfw.core.ledger import Grant
+    from actorfw.runtime.node import Node
+    from actorfw.runtime.peers import Peer
+    from actorfw.runtime.submitted import Task
+
+__all__ = ["Credit", "Execution", "ExecutionService"]
+
+logger = logging.getLogger("actorfw.tasks")
+
+STUBBORN: Final = 1.0  # seconds that a task of a dead node has to obey before its worker is killed
+
+
+class Execution:
+    """One attempt at one task, on this node."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "cancelled",
+        "credit",
+        "deadline",
+        "dep_refs",
+        "deps",
+        "dispatched",
+        "grant",
+        "hashed",
+        "holds",
+        "items",
+        "limited",
+        "name",
+        "no",
+        "num_returns",
+        "parent",
+        "peer",
+        "recipe",
+        "runner",
+        "serial",
+        "started",
+        "worker",
+    )
+
+    peer: Peer | None
+    grant: Grant | None
+    runner: Any
+    worker: Any
+    deadline: float | None
+    dep_refs: list[ObjectRef[Any]] | None
+
+    def __init__(self, peer: Peer | None, no: int, hashed: bytes, recipe: Recipe, args: Any, deps: Any) -> None:
+        self.peer = peer  # who submitted it; None: this node
+        self.no = no
+        self.hashed = hashed
+        self.recipe = recipe
+        self.name = recipe.name
+        self.args = args
+        self.deps = deps
+        self.dep_refs = None
+        self.holds = False  # whether its arguments carried refs
+        self.deadline = None
+        self.attempt = 1
+        self.credit: Any = 0
+        self.num_returns = 1
+        self.parent = 0
+        self.serial = 0
+        self.grant = None
+        self.runner = None
+        self.worker = None
+        self.started = False
+        self.dispatched = False  # its worker has it
+        self.cancelled = False
+        self.limited = False  # its submitter gives it a schedule_timeout, and so it waits there
+        self.items = 0  # that it has yielded, if it is a generator
+
+    def items_ahead(self) -> int:
+        """How many items it may send, if it is a generator that has not started."""
+        credit: int = self.credit
+        return credit
+
+    def reset(self) -> None:
+        """It did not start after all."""
+        self.worker = None
+        self.runner = None
+        self.serial = 0
+        self.started = False
+        self.dispatched = False
+
+
+class ExecutionService:
+    """What runs on this node, but for worker processes and actors."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.ledger = node.ledger
+        self._foreign: dict[tuple[bytes, int, int], Execution] = {}
+        self.by_serial: dict[int, Execution] = {}
+        self._serials = itertools.count(1)
+        self._threads = Threads(node)
+        self.finished = 0
+
+    # -- arriving ------------------------------------------------------------------------------------------------------
+
+    def on_task(self, peer: Peer, msg: list[Any]) -> None:
+        """A peer wants a task run here."""
+        _, no, hashed, args, deps, left, attempt, credit, num_returns, limited = msg
+        node = self.node
+        held = held_ids(args, deps)
+        if held:
+            node.objects.carry_out(node.objects.ownership.call_received(peer.life, (no, attempt), held))
+        exe = Execution(peer, no, hashed, node.recipe(hashed), node.objects.keep(args), deps)
+        exe.holds = bool(held)
+        exe.attempt = attempt
+        exe.credit = credit
+        exe.num_returns = num_returns
+        exe.limited = limited
+        if left is not None:
+            exe.deadline = node.env.time() + left / 1000
+        self._foreign[(peer.life, no, attempt)] = exe
+        if deps:
+            refs: list[ObjectRef[Any]] = []
+            for dep in deps:
+                ref = node.objects.adopt(bytes(dep[0]), dep[1], dep[2])
+                if len(dep) == 4 and not ref.done():
+                    ref._lazy = False
+                    ref._settle(node.objects.keep(dep[3]))
+                refs.append(ref)
+            exe.dep_refs = refs
+            node.objects.resolve(refs, lambda: self._foreign_ready(exe))
+        else:
+            self._foreign_ready(exe)
+
+    def _foreign_ready(self, exe: Execution) -> None:
+        peer = exe.peer
+        assert peer is not None
+        if exe.cancelled:
+            return
+        try:
+            if self.try_start(exe) or (not exe.limited and self.node.pool.queue_foreign(exe)):
+                return
+        except Exception as error:  # whatever it is, its submitter must hear of it
+            self.failed_to_start(exe, error)
+            return
+        self._foreign.pop((peer.life, exe.no, exe.attempt), None)
+        self._end_call(exe)
+        peer.send((m.BOUNCE, exe.no, exe.attempt, self.node.load()))
+
+    def failed_to_start(self, exe: Execution, error: Exception) -> None:
+        """Something went wrong that should not have: an answer of that is better than none."""
+        logger.exception("task %s could not be started", exe.name)
+        if not isinstance(error, ActorFwError):
+            error = TaskError(f"task {exe.name} could not be started: {type(error).__name__}: {error}", ran=False)
+        self.answer(exe, m.ERROR, self._out(error))
+
+    def own_running(self) -> int:
+        """How many tasks of this node's own run here."""
+        return sum(1 for exe in self.by_serial.values() if exe.peer is None)
+
+    def next_serial(self) -> int:
+        return next(self._serials)
+
+    def on_cancel(self, peer: Peer, msg: list[Any]) -> None:
+        """The submitter takes a task or an actor call back."""
+        _, no, force, recursive = msg
+        for key, exe in list(self._foreign.items()):
+            if key[0] == peer.life and key[1] == no:
+                self.cancel(exe, force=force, recursive=recursive)
+                return
+        self.node.hosting.on_cancel(peer, no)
+
+    def on_credit(self, peer: Peer, msg: list[Any]) -> None:
+        """The consumer of a stream took items."""
+        _, no, items = msg
+        for key, exe in self._foreign.items():
+            if key[0] == peer.life and key[1] == no:
+                self.add_credit(exe, items)
+                return
+        self.node.hosting.on_credit(peer, no, items)
+
+    def add_credit(self, exe: Execution, items: int) -> None:
+        """The consumer of a stream that runs here took items, or went away."""
+        if items < 0 and not exe.started:
+            self.cancel(exe, force=False, recursive=False)
+            return
+        if type(exe.credit) is int:
+            exe.credit += items  # what it starts with, should it go back and start again
+        else:
+            exe.credit.add(items)
+        if exe.worker is not None:
+            exe.worker.send((m.CREDIT, exe.serial, items))
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    def try_start(self, exe: Execution) -> bool:
+        """Run it here if there is room for it now."""
+        kind = exe.recipe.executor
+        if kind == "process":
+            return self.node.pool.try_run(exe)
+        if kind == "thread" and not self._threads.has_room():
+            return False
+        grant = self.ledger.take(exe.recipe.shape, lasting=True)
+        if grant is None:
+            return False
+        exe.grant = grant
+        self.begin(exe)
+        if exe.deps and not self._deps_here(exe, kind):
+            return True
+        if kind == "loop":
+            self._start_on_loop(exe)
+        else:
+            self._start_in_thread(exe)
+        return True
+
+    def begin(self, exe: Execution) -> None:
+        """It has its grant: it counts as running."""
+        exe.started = True
+        exe.serial = next(self._serials)
+        self.by_serial[exe.serial] = exe
+
+    def _deps_here(self, exe: Execution, kind: str) -> bool:
+        # A local task comes here with its own deps settled; borrowed ones are fetched now.
+        if exe.dep_refs is None:
+            exe.dep_refs = [self.node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps]
+        if all(ref.done() for ref in exe.dep_refs):
+            return True
+
+        def then() -> None:
+            if not exe.cancelled:
+                try:
+                    (self._start_on_loop if kind == "loop" else self._start_in_thread)(exe)
+                except Exception as error:
+                    self.failed_to_start(exe, error)
+
+        self.node.objects.resolve(exe.dep_refs, then)
+        return False
+
+    def dep_outcomes(self, exe: Execution) -> tuple[list[tuple[Any, int, Any]], Any]:
+        """[(wire ref, state, out)] of the deps of an execution, and the first error among them or None."""
+        outcomes: list[tuple[Any, int, Any]] = []
+        failed: Any = None
+        for ref in exe.dep_refs or ():
+            out = ref._out if ref._state in (READY, FAILED) else self.node.objects.cancelled_out(ref)
+            state = ref._state if ref._state == READY else FAILED
+            if state == FAILED and failed is None:
+                failed = out
+            outcomes.append(((ref._owner, ref._number, ref._address), state, out))
+        return outcomes, failed
+
+    # -- on the loop ---------------------------------------------------------------------------------------------------
+
+    def context(self, exe: Execution) -> CallContext:
+        submitter = exe.peer.life if exe.peer is not None else self.node.life
+        return CallContext(
+            node_id=self.node.id,
+            call=(submitter, exe.no),
+            attempt=exe.attempt,
+            deadline=exe.deadline,
+            gpus=tuple(exe.grant.gpus) if exe.grant is not None else (),
+            number=exe.serial,
+            name=exe.name,
+        )
+
+    def _start_on_loop(self, exe: Execution) -> None:
+        context = self.node.base_context.copy()
+        context.run(running_call.set, self.context(exe))
+        exe.runner = context.run(self.node.env.create_task, self._on_loop(exe), f"actorfw {exe.name}")
+
+    async def _on_loop(self, exe: Execution) -> None:
+        try:
+            ready = self._ready(exe)
+            if ready is None:
+                return
+            value = ready()
+            del ready  # with the arguments, whose refs are given back with the answer
+            if exe.recipe.kind == ASYNC_GENERATOR:
+                await self._stream(exe, value)
+                return
+            if exe.recipe.kind == GENERATOR:
+                await self._stream(exe, _asynchronous(value))
+                return
+            if inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError as error:
+            if exe.cancelled or self.node.closing:
+                self.answer(exe, m.ERROR, self._out(TaskCancelledError(f"task {exe.name} was cancelled")))
+            else:
+                self.raised(exe, error)
+        except BaseException as error:
+            self.raised(exe, error)
+        else:
+            self.returned(exe, value)
+
+    def _ready(self, exe: Execution) -> Callable[[], Any] | None:
+        if exe.deadline is not None and exe.deadline <= self.node.env.time():
+            error = DeadlineExceededError(f"task {exe.name} was due before it could start", ran=False)
+            self.answer(exe, m.ERROR, self._out(error))
+            return None
+        _, failed = self.dep_outcomes(exe)
+        if failed is not None:
+            self.answer(exe, m.ERROR, failed)
+            return None
+        try:
+            fn = self.node.codes.load(exe.recipe.code)
+            args, kwargs = self.node.unpack_args(exe.args, exe.dep_refs)
+        except Exception as error:
+            self.answer(exe, m.ERROR, self._out(error))
+            return None
+        return functools.partial(fn, *args, **kwargs)
+
+    async def _stream(self, exe: Execution, items: AsyncGenerator[Any, None]) -> None:
+        credit = exe.credit = Credit(exe.items_ahead())
+        index = 0
+        try:
+            while await self._room(exe, credit):
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    break
+                credit.spend()
+                self.send_item(exe, index, self.node.codec.pack(item))
+                index += 1
+        finally:
+            await items.aclose()
+        self.answer(exe, m.VALUE, index)
+
+    async def _room(self, exe: Execution, credit: Credit) -> bool:
+        # A slow consumer must not keep a CPU busy with waiting for it.
+        if credit.there() or not self.blocks(exe.serial):
+            return await credit.room()
+        try:
+            return await credit.room()
+        finally:
+            self.unblocks(exe.serial)
+
+    def send_item(self, exe: Execution, index: int, out: Any) -> None:
+        """One item of a generator on its way to its consumer."""
+        exe.items = index + 1
+        if exe.peer is None:
+            self.node.tasks.item(self._task(exe), index, out)
+        else:
+            self.node.outbound.send_value(exe.peer, (m.ITEM, exe.no, index, exe.attempt), out)
+
+    # -- in a thread ---------------------------------------------------------------------------------------------------
+
+    def _start_in_thread(self, exe: Execution) -> None:
+        ready = self._ready(exe)
+        if ready is None:
+            return
+        context = self.node.base_context.copy()
+        context.run(running_call.set, self.context(exe))
+        streams = exe.recipe.kind in (GENERATOR, ASYNC_GENERATOR)
+        if streams:
+            exe.credit = Credit(exe.items_ahead())
+        exe.runner = self._threads.start(context, exe, ready)
+
+    def blocks(self, number: int) -> bool:
+        """What runs in this process waits for others, for the execution with this serial.
+
+        Its CPU is free meanwhile. On the loop.
+        """
+        exe = self.by_serial.get(number)
+        if exe is None or exe.grant is None:
+            return False
+        if exe.recipe.executor == "thread":
+            self._threads.blocked += 1
+        self.ledger.give_back_cpu(exe.grant)
+        self.node.pool.block(number)
+        self.node.tasks.pump_soon()
+        return True
+
+    def unblocks(self, number: int) -> None:
+        """It goes on."""
+        self.node.pool.unblock(number)
+        exe = self.by_serial.get(number)
+        if exe is None or exe.grant is None:
+            return
+        if exe.recipe.executor == "thread":
+            self._threads.blocked -= 1
+        self.ledger.retake_cpu(exe.grant)
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+    # -----------------
+
+    def returned(self, exe: Execution, value: Any) -> None:
+        """It returned: pack what it returned and answer."""
+        try:
+            if exe.num_returns != 1:
+                self.answer(exe, m.PARTS, self.parts(exe.name, value, exe.num_returns))
+            else:
+                self.answer(exe, m.VALUE, self.node.codec.pack(value))
+        except SerializationError as error:
+            error.ran = True
+            self.answer(exe, m.ERROR, self._out(error))
+        except Exception as error:
+            self.raised(exe, error)
+
+    def parts(self, name: str, value: Any, count: int) -> list[Any]:
+        """The parts of a result with `num_returns`.
+
+        Raises:
+            TaskError: it is no sequence of that length.
+        """
+        if count == 0:
+            return []
+        try:
+            values = list(value)
+        except TypeError:
+            raise TaskError(f"{name} was asked for num_returns={count} and returned {type(value).__name__}") from None
+        if len(values) != count:
+            raise TaskError(f"{name} was asked for num_returns={count} and returned {len(values)} values")
+        return [self.node.codec.pack(v) for v in values]
+
+    def raised(self, exe: Execution, error: BaseException) -> None:
+        """It raised: answer that."""
+        infrastructure = isinstance(error, TaskError) and exe.num_returns != 1
+        self.answer(
+            exe,
+            m.ERROR,
+            pack_error(self.node.codec, error, where=f"{exe.name} on {self.node.name}", infrastructure=infrastructure),
+        )
+
+    def answer(self, exe: Execution, state: int, out: Any) -> None:
+        """The final answer of an execution, once."""
+        node = self.node
+        if exe.serial:
+            if self.by_serial.pop(exe.serial, None) is None:
+                return
+            node.tasks.parent_ended(exe.serial)
+        self.finished += 1
+        grant, exe.grant = exe.grant, None
+        if grant is not None:
+            self.ledger.release(grant)
+            node.tasks.pump_soon()
+        exe.dep_refs = None
+        peer = exe.peer
+        if peer is None:
+            node.tasks.answered(self._task(exe), state, out)
+            return
+        if self._foreign.pop((peer.life, exe.no, exe.attempt), None) is None:
+            return
+        exe.args = None
+        key = (exe.no, exe.attempt) if exe.holds else None
+        node.outbound.send_result(peer, exe.no, state, out, key, exe.attempt, exe.items or None)
+
+    def _end_call(self, exe: Execution) -> None:
+        """It ends without an answer that could name what is still held."""
+        if exe.holds:
+            assert exe.peer is not None
+            exe.args = None
+            _, then = self.node.objects.ownership.call_answered(exe.peer.life, (exe.no, exe.attempt))
+            self.node.objects.carry_out(then)
+
+    @staticmethod
+    def _task(exe: Execution) -> Task:
+        return exe  # type: ignore[return-value]
+
+    # -- ending early --------------------------------------------------------------------------------------------------
+    # --------------------
+
+    def cancel(self, exe: Execution, *, force: bool, recursive: bool) -> None:
+        """End it where it runs. A function in a thread can't be interrupted: its result is dropped."""
+        if recursive and exe.serial:
+            self.node.tasks.cancel_children(exe.serial, force=force)
+        if exe.cancelled and not force:
+            return
+        exe.cancelled = True
+        if exe.worker is not None and exe.dispatched:
+            self.node.pool.cancel(exe, force=force)
+        elif exe.worker is not None:
+            self.node.pool.withdraw(exe)
+        elif exe.runner is not None and exe.recipe.executor == "loop":
+            exe.runner.cancel()
+            if inspect.getcoroutinestate(exe.runner.get_coro()) == inspect.CORO_CREATED:
+                # A coroutine that is cancelled before its first step never runs, and could not answer.
+                self.answer(exe, m.ERROR, self._out(TaskCancelledError(f"task {exe.name} was cancelled", ran=False)))
+        elif exe.runner is not None:
+            self._threads.cancel(exe)
+        else:
+            self.answer(exe, m.ERROR, self._out(TaskCancelledError(f"task {exe.name} was cancelled", ran=False)))
+
+    def peer_ended(self, life: bytes) -> None:
+        """The submitter is gone: nobody wants the answers."""
+        for key, exe in list(self._foreign.items()):
+            if key[0] == life:
+                del self._foreign[key]
+                self.cancel(exe, force=False, recursive=True)
+                self._end_call(exe)
+                if exe.worker is not None:
+                    self.node.env.call_later(STUBBORN, self._end_stubborn, exe, exe.serial)
+
+    def _end_stubborn(self, exe: Execution, serial: int) -> None:
+        if self.by_serial.get(serial) is exe and exe.worker is not None and not self.node.closing:
+            self.node.pool.cancel(exe, force=True)
+
+    def broke(self, exe: Execution, error: ActorFwError) -> None:
+        """Its worker died."""
+        self.answer(exe, m.BROKE, self._out(error))
+
+    def _out(self, error: BaseException) -> Any:
+        return pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
+
+    def close(self) -> None:
+        """The node closes: stop what runs on the loop, let threads end by themselves."""
+        for exe in list(self.by_serial.values()):
+            if exe.runner is not None and exe.recipe.executor == "loop":
+                exe.runner.cancel()
+            elif isinstance(exe.credit, Credit):
+                exe.credit.add(-1)
+        self._threads.close()
+
+
+async def _asynchronous(items: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    """A plain generator that runs on the loop, between whose items others get their turn."""
+    try:
+        for item in items:
+            yield item
+            await asyncio.sleep(0)
+    finally:
+        items.close()

@@ -1,0 +1,82 @@
+"""`Groups`: which of an actor's waiting calls may start, where more than one may run. Room and order per concurrency
+group."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from actorfw.runtime.definitions import MethodInfo, Recipe
+
+__all__ = ["Groups", "runs_one_at_a_time"]
+
+BESIDE: Final = (
+    "(interleaved)"  # the group of methods that run beside all others; not a name that a user's group would have
+)
+_ENDLESS: Final = 1 << 30
+
+
+def runs_one_at_a_time(recipe: Recipe, methods: Mapping[str, MethodInfo]) -> bool:
+    """Whether a call of this actor always waits for the end of the one before it."""
+    return recipe.max_concurrency == 1 and not recipe.groups and not any(info.interleave for info in methods.values())
+
+
+class Groups:
+    """The mailbox of an actor with concurrency. Items are calls, or whatever else waits for its turn among them.
+
+    In each group items start in the order in which they came. `ahead`: how many more than may run are let through,
+    where something behind this keeps to the limits itself.
+    """
+
+    __slots__ = ("_methods", "_queues", "_room")
+
+    def __init__(self, recipe: Recipe, methods: Mapping[str, MethodInfo], *, ahead: int = 0) -> None:
+        self._methods = methods
+        limits = {"": recipe.max_concurrency, **recipe.groups}
+        self._room = {group: limit + ahead for group, limit in limits.items()}
+        self._room[BESIDE] = _ENDLESS
+        self._queues: dict[str, deque[Any]] = {group: deque() for group in self._room}
+
+    def __iter__(self) -> Any:
+        return iter(self._queues)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def of(self, method: str) -> str:
+        """The group that a method's calls run in."""
+        info = self._methods.get(method)
+        if info is None:
+            return ""
+        if info.interleave:
+            return BESIDE
+        return info.group if info.group in self._room else ""
+
+    def add(self, group: str, item: Any) -> None:
+        """Something waits for its turn."""
+        self._queues[group].append(item)
+
+    def head(self, group: str) -> Any:
+        """What has waited longest, or None."""
+        queue = self._queues[group]
+        return queue[0] if queue else None
+
+    def take(self, group: str) -> Any:
+        """What may start now, and takes room from now on; None if nothing waits or there is no room."""
+        queue = self._queues[group]
+        if not queue or self._room[group] <= 0:
+            return None
+        self._room[group] -= 1
+        return queue.popleft()
+
+    def leave(self, group: str) -> None:
+        """One has ended, or pauses: there is room again."""
+        self._room[group] += 1
+
+    def drain(self) -> list[Any]:
+        """Take out everything that waits."""
+        waiting = [item for queue in self._queues.values() for item in queue]
+        for queue in self._queues.values():
+            queue.clear()
+        return waiting

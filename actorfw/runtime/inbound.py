@@ -1,0 +1,224 @@
+"""Messages on their way in: which part of the node takes which kind, from peers and from worker processes.
+
+Refs in a message are counted before anything else is done with it, since both ends count alike (`core.ownership`);
+large values are counted by their heads, in order with other messages, and go on as if they had come in one piece. A
+call or task that can't be taken apart is answered with its error, so that its caller does not wait and nobody else
+notices.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from actorfw.runtime.outbound import PARTED, PICKLED, TEXT
+from actorfw.values.errors import ActorFwError, SerializationError
+from actorfw.wire import messages as m
+from actorfw.wire.failures import pack_error
+from actorfw.wire.payload import Packed
+
+if TYPE_CHECKING:
+    from actorfw.runtime.channel import WorkerProcess
+    from actorfw.runtime.node import Node
+    from actorfw.runtime.peers import Peer
+
+__all__ = ["Inbound"]
+
+logger = logging.getLogger("actorfw.node")
+
+
+class Inbound:
+    """The tables of handlers of one node, and what belongs to no part alone."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    # -- large values --------------------------------------------------------------------------------------------------
+
+    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> None:
+        """The head of a large value: its refs are counted now, in order with other messages.
+
+        So is what the answer of a call says of those that its host keeps: they may be returned before the value is
+        complete.
+        """
+        node = self.node
+        refs = head[-1][0]
+        given = node.objects.ownership.took(peer.life, [(bytes(r[0]), r[1]) for r in refs]) if refs else None
+        head.append(given)
+        if head[0] == m.RESULT:
+            _, no, _, kept, attempt, *_ = head
+            key = (no, attempt, peer.life) if attempt else (no, peer.life)
+            node.objects.carry_out(node.objects.ownership.call_ended(key, [(bytes(k[0]), k[1]) for k in kept or ()]))
+
+    def on_large(self, peer: Peer, head: list[Any], buffers: list[memoryview]) -> None:
+        """A large value is complete: go on as if it had come in one piece."""
+        node = self.node
+        given = head.pop()
+        refs, codes = head.pop()
+        form = head.pop()
+        data, *rest = buffers
+        out: Any
+        if form == PICKLED:
+            out = bytes(data)
+        elif form == TEXT:
+            out = str(data, "utf-8")
+        elif form == PARTED:
+            out = [node.objects.keep(part) for part in msgpack.unpackb(data)]
+        else:
+            out = Packed(bytes(data), list(rest), [(bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
+            node.objects.keep(out)
+        self._large_out(peer, head, out)
+        if given is not None:
+            node.objects.carry_out(node.objects.ownership.settle(given))
+
+    def _large_out(self, peer: Peer, head: list[Any], out: Any) -> None:
+        node = self.node
+        kind = head[0]
+        if kind == m.RESULT:
+            _, no, state, *more = head
+            node.tasks.on_result(peer, [kind, no, state, out, *more])
+        else:
+            node.peers.handlers[kind](peer, [*head, out])
+
+    def unsendable(self, peer: Peer, msg: Sequence[Any], error: Exception) -> None:
+        """A message can't be put into a frame: whoever waits for what it would bring hears so."""
+        node = self.node
+        why = SerializationError(f"a message to node {peer.name} can't be sent: {error}", ran=False)
+        out = pack_error(node.codec, why, where=node.name, infrastructure=True)
+        kind = msg[0]
+        if kind == m.TASK:
+            task = node.tasks.open.get(msg[1])
+            if task is not None:
+                node.tasks.answered(task, m.ERROR, out)
+        elif kind == m.CALL:
+            node.calls.answered(msg[1], m.ERROR, out)
+        elif kind == m.RESULT:
+            peer.send((m.RESULT, msg[1], m.ERROR, out, msg[4], msg[5]))
+        elif kind == m.SETTLED:
+            peer.send((m.SETTLED, msg[1], msg[2], m.ERROR, out))
+        else:
+            logger.error("a message of kind %s to node %s can't be sent: %s", kind, peer.name, error)
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def of_peers(self) -> list[Callable[[Peer, list[Any]], None]]:
+        node = self.node
+        table: list[Callable[[Peer, list[Any]], None]] = [_unknown] * 64
+        objects = node.objects
+        table[m.BLOB] = self._on_blob
+        table[m.TASK] = self._on_task
+        table[m.RESULT] = node.tasks.on_result
+        table[m.ITEM] = self._on_item
+        table[m.CREDIT] = node.execution.on_credit
+        table[m.CANCEL] = node.execution.on_cancel
+        table[m.BOUNCE] = node.tasks.on_bounce
+        table[m.CALL] = node.hosting.on_call
+        table[m.NOT_HERE] = node.calls.on_not_here
+        table[m.CREATE] = node.hosting.on_create
+        table[m.CREATED] = node.guardians.on_created
+        table[m.END] = self._on_end
+        table[m.ENDED] = node.guardians.on_ended
+        table[m.LOCATE] = node.guardians.on_locate
+        table[m.LOCATED] = node.calls.on_located
+        table[m.FETCH] = objects.on_fetch
+        table[m.SETTLED] = self._on_settled
+        table[m.BORROW] = objects.on_borrow
+        table[m.GRANT] = objects.on_grant
+        table[m.GONE] = objects.on_gone
+        table[m.RETURN] = objects.on_return
+        table[m.OUTPUT] = node.output.on_output
+        table[m.ASK] = node.asks.on_ask
+        table[m.ANSWER] = node.asks.on_answer
+        table[m.MEMBERS] = node.members.on_members
+        table[m.NAMES] = node.directory.on_names
+        return table
+
+    def of_workers(self) -> list[Callable[[WorkerProcess, list[Any]], None]]:
+        node = self.node
+        table: list[Callable[[WorkerProcess, list[Any]], None]] = [_unknown] * 64
+        desk = node.workercalls
+        pool = node.pool
+        table[m.BLOB] = self._on_blob
+        table[m.RESULT] = pool.on_result
+        table[m.ITEM] = pool.on_item
+        table[m.CREDIT] = desk.on_credit
+        table[m.CANCEL] = desk.on_cancel
+        table[m.CREATED] = node.hosting.on_created
+        table[m.ENDED] = node.hosting.on_worker_ended
+        table[m.FETCH] = desk.on_fetch
+        table[m.OUTPUT] = pool.on_output
+        table[m.ASK] = desk.on_ask
+        table[m.BLOCKED] = pool.on_blocked
+        table[m.UNBLOCKED] = pool.on_unblocked
+        table[m.HANDED_BACK] = pool.on_handed_back
+        table[m.SUBMIT] = desk.on_submit
+        table[m.INVOKE] = desk.on_invoke
+        table[m.SPAWN] = desk.on_spawn
+        table[m.PUT] = desk.on_put
+        table[m.RELEASE] = node.objects.on_release
+        table[m.STARTED] = _nothing_to_do
+        return table
+
+    def _on_blob(self, sender: Peer | WorkerProcess, msg: list[Any]) -> None:
+        node = self.node
+        node.codes.add(msg[2])
+
+    def _on_task(self, peer: Peer, msg: list[Any]) -> None:
+        node = self.node
+        # What can't be taken apart is answered with its error, so that its caller does not wait, and nobody else
+        # notices.
+        try:
+            node.execution.on_task(peer, msg)
+        except Exception as error:
+            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(error), None, msg[6]))
+
+    def refuse_call(self, peer: Peer, msg: list[Any], error: Exception) -> None:
+        """A call of an actor's method can't be taken apart."""
+        if msg[1]:
+            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(error), None, 0))
+
+    def _bad_message(self, error: Exception) -> Any:
+        node = self.node
+        logger.exception("a message could not be taken apart")
+        ours = isinstance(error, ActorFwError)
+        why = error if ours else SerializationError(f"the call can't be read: {error!r}", ran=False)
+        return pack_error(node.codec, why, where=node.name, infrastructure=True)
+
+    def _on_item(self, peer: Peer, msg: list[Any]) -> None:
+        node = self.node
+        _, no, index, attempt, out = msg
+        given = node.objects.taken(peer, out)
+        out = node.objects.keep(out)
+        if attempt:
+            task = node.tasks.open.get(no)
+            if task is not None and task.attempt == attempt:
+                node.tasks.item(task, index, out)
+        else:
+            node.calls.item(no, index, out)
+        node.objects.settle_taken(given)
+
+    def _on_settled(self, peer: Peer, msg: list[Any]) -> None:
+        node = self.node
+        given = node.objects.taken(peer, msg[4])
+        out = node.objects.keep(msg[4])
+        node.objects.on_settled(peer, [*msg[:4], out])
+        node.objects.settle_taken(given)
+
+    def _on_end(self, peer: Peer, msg: list[Any]) -> None:
+        node = self.node
+        _, life, number, how = msg
+        if life == node.life:
+            node.guardians.end(number, how)
+        else:
+            node.hosting.end((life, number), how)
+
+
+def _nothing_to_do(sender: object, msg: list[Any]) -> None:
+    """The message says what is known here already."""
+
+
+def _unknown(sender: object, msg: list[Any]) -> None:
+    logger.error("a message of unknown kind %r from %r", msg[:1], sender)

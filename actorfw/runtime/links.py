@@ -1,0 +1,443 @@
+"""One connection of a session: first a `Greeting`, then a `Link`.
+
+A `Greeting` drives `core.handshake` over a fresh connection; a `Link` carries frames between the transport and the
+session, and messages to their handlers. Which connection wins, what is sent when, and what a lost one means is decided
+by `core.session` and done by `runtime.peers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from actorfw.core.handshake import (
+    HANDSHAKE_SECONDS,
+    NONCE_BYTES,
+    Accepting,
+    Dialling,
+    PacketReader,
+    RefusalCode,
+    Refused,
+)
+from actorfw.core.session import Session
+from actorfw.io.env import TimerHandle
+from actorfw.io.tcp import is_loopback, tune
+from actorfw.values.errors import ActorFwError, ProtocolError
+from actorfw.values.ids import short
+from actorfw.wire.frames import FrameParser, Sealer, header, sealer, unpack_batch
+
+if TYPE_CHECKING:
+    from actorfw.runtime.peer import Peer
+    from actorfw.runtime.peers import Peers
+
+__all__ = ["AcceptGreeting", "DialGreeting", "Greeting", "Link"]
+
+logger = logging.getLogger("actorfw.peers")
+
+# Below this one joined write is cheaper than a vector of two.
+_JOIN_BYTES: Final = 32 * 1024
+_HIGH_WATER: Final = 512 * 1024
+# Far above what a full mesh needs; below what would exhaust descriptors and memory with silent connections.
+_MAX_CONNECTIONS: Final = 4096
+
+
+class Link(asyncio.Protocol):
+    """A connection that has been taken for a session, or may be.
+
+    Attributes:
+        paused: the transport's buffer is full: what is sent waits unpacked.
+        closed: this side is done with it; what still arrives is not read.
+    """
+
+    __slots__ = ("_feed", "_peers", "_seal", "_write", "closed", "greeting", "paused", "peer", "session", "transport")
+
+    peer: Peer
+    session: Session
+    transport: asyncio.Transport
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._seal: Sealer | None = None
+        self._feed = FrameParser().feed
+        self.greeting: Greeting | None = None
+        self.paused = False
+        self.closed = False
+
+    def start(self, peer: Peer, write_key: bytes, read_key: bytes) -> None:
+        """The handshake is over and the session takes this link."""
+        self.peer = peer
+        self.session = peer.session
+        self.greeting = None
+        self._write = self.transport.write
+        if write_key:
+            self._seal = sealer(write_key)
+            self._feed = FrameParser(sealer(read_key)).feed
+        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self.transport.set_protocol(self)
+
+    # Hot path: one call per write and per read, no object beyond frames and messages.
+
+    def write(self, n: int, batch: bytes) -> None:
+        """Write frame `n`, with the session's ack."""
+        size = len(batch)
+        head = header(size, n, self.session.seen)
+        if self._seal is not None:
+            head += self._seal(head, batch)
+        if size < _JOIN_BYTES:
+            self._write(head + batch)
+        else:
+            self.transport.writelines((head, batch))
+
+    def write_ack(self) -> None:
+        """Write a frame without number, for its ack's sake."""
+        self.write(0, b"")
+        self.session.ack_written()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: process every frame that is complete, then write at once what the handlers sent."""
+        peer = self.peer
+        session = self.session
+        peers = self._peers
+        handlers = peers.handlers
+        peers.corked = peer
+        try:
+            for n, ack, batch in self._feed(data):
+                if session.link is not self:
+                    break
+                if ack > session.acked and not session.acknowledge(ack):
+                    raise ProtocolError(f"frame {ack} is acknowledged, which was never sent")
+                if n == 0:
+                    continue
+                if n != session.seen + 1:
+                    if n > session.seen:
+                        raise ProtocolError(f"frame {n} follows frame {session.seen}")
+                    continue
+                try:
+                    messages = unpack_batch(batch)
+                except ProtocolError as error:
+                    peers.undecodable(self, n, error)
+                    break
+                session.seen = n
+                session.untold_bytes += len(batch)
+                rest = iter(messages)
+                try:
+                    for message in rest:
+                        handlers[message[0]](peer, message)
+                except Exception:
+                    self._handler_failed(rest)
+                if peer.ending is not None:
+                    break
+        except ProtocolError as error:
+            self.fail("broken_frames", error)
+        finally:
+            peers.corked = None
+            if peers.dirty:
+                peers.flush_dirty()
+            if peer.ending is not None or peer.backlog:
+                peers.after_frames(self)
+            elif session.seen != session.told and (peer.ack_timer is None or session.ack_due):
+                peer.acknowledge()
+
+    def _handler_failed(self, rest: Iterator[list[Any]]) -> None:
+        """A message could not be handled: the others of its frame are, and the link goes on."""
+        handlers = self._peers.handlers
+        while True:
+            logger.exception("a message from node %s could not be handled", self.peer.name)
+            try:
+                for message in rest:
+                    handlers[message[0]](self.peer, message)
+                return
+            except Exception:
+                continue
+
+    # What the transport says.
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
+        self.paused = False
+        if not self.closed:
+            self.peer.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; unless this side closed it, the other side's process may be."""
+        self._peers.gone(self)
+        if not self.closed:
+            self.closed = True
+            self._peers.link_lost(self, f"the connection was lost: {exc}" if exc else "the connection was closed")
+
+    # What the session says.
+
+    def discard(self) -> None:
+        """Close at once; nothing more is read or written."""
+        if self.greeting is not None:
+            self.greeting.superseded()
+        elif not self.closed:
+            self.closed = True
+            self.transport.abort()
+
+    def cut(self) -> None:
+        """Close at once, what was written included."""
+        self.closed = True
+        self.transport.abort()
+
+    def finish(self) -> None:
+        """Close when what was written has left; nothing more is read."""
+        if not self.closed:
+            self.closed = True
+            self.transport.close()
+
+    def fail(self, counter: str, error: Exception) -> None:
+        """What comes over this connection is not what a peer would send: close it, and nothing else."""
+        logger.warning("the link to node %s is closed: %s", self.peer.name, error)
+        self._peers.counters[counter] += 1
+        self.discard()
+        self._peers.link_lost(self, str(error))
+
+
+class Greeting(asyncio.Protocol):
+    """A connection whose other side has not proven itself yet. It ends as a link, or closed, within ten seconds."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, peers: Peers, where: str) -> None:
+        self.peers = peers
+        self.where = where
+        self.link = Link(peers)
+        self.link.greeting = self
+        self.finished = False
+        self._reader = PacketReader()
+        self._timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands."""
+        self.transport = self.link.transport = cast("asyncio.Transport", transport)
+        if self.finished:  # given up while it was being made
+            transport.close()
+            return
+        self.peers.connections[self] = None
+        tune(transport)
+        self._timer = self.peers.env.call_later(HANDSHAKE_SECONDS, self._too_slow)
+        self.begin(_leaves_the_machine(transport))
+
+    def begin(self, seal: bool) -> None:
+        """Start the handshake; `seal` tells whether the connection leaves the machine."""
+        raise NotImplementedError
+
+    def packet(self, packet: bytes) -> None:
+        """Take one packet. Raises an `ActorFwError` to give the connection up."""
+        raise NotImplementedError
+
+    def over(self, error: Exception) -> None:
+        """The connection was given up."""
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the handshake."""
+        try:
+            packet = None if self.finished else self._reader.feed(data)
+            while packet is not None:
+                self.packet(packet)
+                packet = None if self.finished else self._reader.feed(b"")
+        except ActorFwError as error:
+            self.fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone before the handshake was over."""
+        self.peers.gone(self)
+        self.fail(exc or ConnectionError("the connection was closed during the handshake"))
+
+    def expect_large(self) -> None:
+        """The other side is authentic now: its next packet may be larger."""
+        self._reader.limit = 1024 * 1024
+
+    def become_link(self, peer: Peer, write_key: bytes, read_key: bytes) -> None:
+        """The session takes the connection."""
+        self._settle()
+        self.peers.connections.pop(self, None)
+        self.peers.connections[self.link] = None
+        self.link.start(peer, write_key, read_key)
+
+    def hand_over_rest(self) -> None:
+        """Give the link what came behind the last packet."""
+        rest, self._reader.rest = self._reader.rest, b""
+        if rest and not self.link.closed:
+            self.link.data_received(rest)
+
+    def leave(self, last: bytes = b"") -> None:
+        """Close, politely, after a last packet."""
+        if last:
+            self.transport.write(last)
+        self._settle()
+        self.transport.close()
+
+    def fail(self, error: Exception) -> None:
+        """Close, and tell whoever waits why."""
+        if not self.finished:
+            self._settle()
+            if hasattr(self, "transport"):
+                self.transport.abort()
+            self.over(error)
+
+    def superseded(self) -> None:
+        """Another connection of the same session won."""
+        self.fail(SupersededError())
+
+    def _settle(self) -> None:
+        self.finished = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _too_slow(self) -> None:
+        self.peers.counters["slow_handshakes"] += 1
+        self.fail(ConnectionError(f"no handshake within {HANDSHAKE_SECONDS:g} s"))
+
+
+class SupersededError(Exception):
+    """The dial was not needed any more, or must be tried with a higher epoch.
+
+    Args:
+        peer: with whom, if known.
+    """
+
+    def __init__(self, peer: Peer | None = None) -> None:
+        super().__init__("another connection was preferred")
+        self.peer = peer
+
+
+class AnotherLifeError(Exception):
+    """Somebody else than expected answers at the address."""
+
+
+class DialGreeting(Greeting):
+    """The dialler's side.
+
+    Args:
+        peers: whose dial it is.
+        where: the address, for messages.
+        expect: the only life that will do, or None.
+        only_probe: close as soon as the other side has proven itself.
+        done: resolves to the peer (None after a probe).
+    """
+
+    def __init__(
+        self, peers: Peers, where: str, expect: bytes | None, only_probe: bool, done: asyncio.Future[Peer | None]
+    ) -> None:
+        super().__init__(peers, where)
+        self.expect = expect
+        self.only_probe = only_probe
+        self.done = done
+        self.peer: Peer | None = None
+        self.shake: Dialling
+
+    def begin(self, seal: bool) -> None:
+        """Send the hello."""
+        env = self.peers.env
+        where = f"the node at {self.where}"
+        self.shake = Dialling(self.peers.me.offer(seal), self.peers.secrets, env.token(NONCE_BYTES), where)
+        self.transport.write(self.shake.hello())
+
+    def packet(self, packet: bytes) -> None:
+        """First the challenge, then the answer to our proof."""
+        if not self.shake.peer:
+            life = self.shake.challenged(packet)
+            self.expect_large()
+            if self.expect is not None and life != self.expect:
+                raise_another(self, life)
+            elif self.only_probe:
+                self.succeed(None)
+            else:
+                self.peers.challenged(self, life)
+        elif self.peer is not None:
+            answer = self.shake.answered(packet)
+            if isinstance(answer, Refused):
+                self.peers.dial_refused(self, self.peer, answer)
+            else:
+                self.peers.dial_welcomed(self, self.peer, answer)
+
+    def offer_link(self, peer: Peer, epoch: int) -> None:
+        """Offer the connection to `peer` as its session's link."""
+        self.peer = peer
+        self.transport.write(self.shake.prove(epoch, peer.session.seen, self.peers.me.info))
+
+    def succeed(self, peer: Peer | None) -> None:
+        """Resolve the dial; closes the connection unless it has become the link."""
+        if not self.finished:
+            self.leave()
+        if not self.done.done():
+            self.done.set_result(peer)
+
+    def over(self, error: Exception) -> None:
+        """Tell the dialler; and the session, whose dial this may have been."""
+        if self.peer is not None:
+            self.peers.dial_lost(self, self.peer)
+            if isinstance(error, SupersededError):
+                error = SupersededError(self.peer)
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def raise_another(greeting: DialGreeting, life: bytes) -> None:
+    """Another life answers than was expected: proof, since it is authenticated, that the expected one is gone."""
+    greeting.fail(AnotherLifeError(f"at {greeting.where} another life ({short(life)}) answers"))
+
+
+class AcceptGreeting(Greeting):
+    """The acceptor's side."""
+
+    def begin(self, seal: bool) -> None:
+        """Wait for the hello."""
+        env = self.peers.env
+        if len(self.peers.connections) > _MAX_CONNECTIONS:
+            self.fail(ProtocolError(f"there are more than {_MAX_CONNECTIONS} connections"))
+            return
+        name = self.transport.get_extra_info("peername")
+        self.where = f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) > 1 else "an unnamed socket"
+        self.shake = Accepting(self.peers.me.offer(seal), self.peers.secrets, env.token(NONCE_BYTES), self.where)
+
+    def packet(self, packet: bytes) -> None:
+        """First the hello, then the proof."""
+        if not self.shake.peer:
+            answer, error = self.shake.greeted(packet)
+            if error is None:
+                self.transport.write(answer)
+                self.expect_large()
+                return
+            self.peers.counters["refused_handshakes"] += 1
+            logger.warning("%s", error)
+            self.leave(answer)
+        else:
+            said = self.shake.proven(packet)
+            if isinstance(said, Refused):
+                self.leave()
+                self.peers.buried_by(self.shake.peer, said)
+            else:
+                self.peers.offered(self, said)
+
+    def welcome(self, peer: Peer, seen: int) -> None:
+        """Take the connection as the session's link."""
+        self.transport.write(self.shake.welcome(seen, self.peers.me.info))
+        self.become_link(peer, self.shake.write_key, self.shake.read_key)
+
+    def refuse(self, code: RefusalCode, text: str, epoch: int = 0) -> None:
+        """Answer why not, and close."""
+        self.leave(self.shake.refuse(code, text, epoch))
+
+    def over(self, error: Exception) -> None:
+        """Count it; whoever it was is not our concern."""
+        if isinstance(error, ActorFwError):
+            self.peers.counters["failed_handshakes"] += 1
+            logger.warning("a connection from %s is closed: %s", self.where, error)
+
+
+def _leaves_the_machine(transport: asyncio.BaseTransport) -> bool:
+    within = transport.get_extra_info("within_machine")  # transports that are not sockets
+    if within is not None:
+        return not within
+    name = transport.get_extra_info("peername")
+    return isinstance(name, tuple) and not is_loopback(str(name[0]))

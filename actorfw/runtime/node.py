@@ -1,0 +1,529 @@
+"""`Node`: one peer of a cluster. Its life, and the parts that do its work.
+
+The parts know each other through the node; each has a module of its own, named after what it is responsible for:
+
+    peers       sessions with other lives             members     who is there, and choosing among them
+    objects     refs and values                       directory   names
+    tasks       submitting tasks                      execution   running them, here
+    pool        worker processes                      workercalls what workers submit
+    calls       calling actors                        hosting     actors that live here
+    guardians   actors that were made here            asks, verbs control requests
+    submission  what code here starts                 inbound, outbound  messages in, values out
+
+A node is also the `Home` of the API on its loop and in the threads beside it. Many nodes may live in one process, and
+in one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from actorfw.core.ledger import Ledger, Shape
+from actorfw.core.shards import Entry
+from actorfw.io.env import Env
+from actorfw.io.tcp import join_address, split_address
+from actorfw.runtime import current
+from actorfw.runtime.asks import Asks
+from actorfw.runtime.calls import Calls
+from actorfw.runtime.context import CallContext, running_call
+from actorfw.runtime.definitions import ActorDefinitions, Interface, Recipe
+from actorfw.runtime.directory import Directory
+from actorfw.runtime.execution import ExecutionService
+from actorfw.runtime.guardians import Guardians
+from actorfw.runtime.handles import ActorHandle, Interfaces
+from actorfw.runtime.hosting import Hosting
+from actorfw.runtime.inbound import Inbound
+from actorfw.runtime.members import Members
+from actorfw.runtime.objects import Objects
+from actorfw.runtime.outbound import Outbound
+from actorfw.runtime.output import Output
+from actorfw.runtime.peers import Identity, Peer, Peers
+from actorfw.runtime.pool import Pool, Worker
+from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Grip, ObjectRef, Reply
+from actorfw.runtime.rows import Hosts
+from actorfw.runtime.streams import Stream
+from actorfw.runtime.submission import Submission
+from actorfw.runtime.tasks import Tasks
+from actorfw.runtime.verbs import Verbs
+from actorfw.runtime.workercalls import WorkerCalls
+from actorfw.values.config import Config
+from actorfw.values.errors import (
+    ActorDiedError,
+    NodeClosedError,
+    PeerUnreachableError,
+    UsageError,
+)
+from actorfw.values.ids import RefId, life_of, node_id_of
+from actorfw.wire import messages as m
+from actorfw.wire.code import CodeTable
+from actorfw.wire.codec import Codec
+from actorfw.wire.failures import unpack_error
+
+if TYPE_CHECKING:
+    from actorfw.runtime.channel import WorkerProcess
+    from actorfw.runtime.processcells import ProcessCell
+
+__all__ = ["Node", "NodeOptions"]
+
+logger = logging.getLogger("actorfw.node")
+
+LEAVE_SECONDS = 1.0  # for handing over names; whoever is left recovers the rest
+
+
+class NodeOptions:
+    """What a node is started with, checked and completed (`actorfw.api.life` makes it from the arguments of `init`)."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        seeds: Sequence[str] = (),
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        advertise: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        totals: Shape | None = None,
+        namespace: str = "default",
+        cluster: str = "default",
+        hosts: Hosts = "all",
+        secrets: tuple[bytes, ...] = (),
+        show_output: bool = False,
+        config: Config | None = None,
+        warm: bool = True,
+    ) -> None:
+        self.name = name
+        self.seeds = list(seeds)
+        self.listen = listen
+        self.advertise = advertise
+        self.labels = dict(labels or {})
+        self.totals = totals or Shape()
+        self.namespace = namespace
+        self.cluster = cluster
+        self.hosts: Hosts = hosts
+        self.secrets = secrets
+        self.show_output = show_output
+        self.config = config or Config()
+        self.warm = warm
+
+
+class Node:
+    """A peer on the running loop. `await node.start()`, then use it; `await node.stop()`."""
+
+    def __init__(self, env: Env, options: NodeOptions) -> None:
+        self.env = env
+        self.options = options
+        self.config = options.config
+        self.name = options.name
+        self.namespace = options.namespace
+        self.hosts: Hosts = options.hosts
+        self.labels = options.labels
+        self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.life = life_of(env.token(8), env.token(8))
+        self.id = node_id_of(self.life)
+        self.address = ""
+        self.listen_address = ""
+        self.dashboard_url: str | None = None
+        self.open = False
+        self.closing = False
+        self._stopped: asyncio.Future[None] | None = None
+        self.base_context: Context = copy_context()
+        self.ledger = Ledger(options.totals)
+        self.codes = CodeTable(env.host_id)
+        self.codec = Codec(self.codes)
+        self.actor_classes = ActorDefinitions()
+        self._recipes: dict[bytes, Recipe] = {}
+        self.numbers = itertools.count(1)  # of calls and objects; any thread may take the next
+        self.streams: dict[int, Any] = {}
+        self.objects = Objects(self)
+        self.interfaces = Interfaces(self._handle_class_made)
+        self._handle_class_made(ActorHandle)  # so that the codec knows handles before the first is made here
+        self.codec.register(ObjectRef, self.objects.export_ref, self._adopt_wire, resolves=True)
+        self.outbound = Outbound(self)
+        self.asks = Asks(self)
+        self.members = Members(self)
+        self.directory = Directory(self)
+        self.tasks = Tasks(self)
+        self.pool = Pool(self)
+        self.execution = ExecutionService(self)
+        self.calls = Calls(self)
+        self.hosting = Hosting(self)
+        self.guardians = Guardians(self)
+        self.workercalls = WorkerCalls(self)
+        self.output = Output(self, options.show_output)
+        self.verbs = Verbs(self)
+        self.inbound = Inbound(self)
+        # The submitting half of `Home`, as attributes: a call passes no further frame on its way.
+        submission = Submission(self)
+        self.submit = submission.submit
+        self.create_actor = submission.create_actor
+        self.call_actor = submission.call_actor
+        self.tell_actor = submission.tell_actor
+        self.put = submission.put
+        self.on_large_head = self.inbound.on_large_head
+        self.on_large = self.inbound.on_large
+        self.identity = Identity(self.life, self.name, options.cluster)
+        self.peers = Peers(
+            env,
+            self.identity,
+            self.config,
+            options.secrets,
+            events=self,
+            handlers=self.inbound.of_peers(),
+            on_unsendable=self.inbound.unsendable,
+        )
+        self.worker_handlers = self.inbound.of_workers()
+
+    def __repr__(self) -> str:
+        state = "up" if self.open else "closed" if self.closing else "new"
+        return f"<Node {self.name} {self.address or '-'} {state}, {len(self.peers.by_life)} peers>"
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen, join and be up; raises what `Members.join` raises, and leaves nothing behind then."""
+        options = self.options
+        try:
+            bound = await self.peers.listen(*options.listen)
+        except OSError as error:
+            host, port = options.listen
+            raise UsageError(f"node {self.name} can't listen on {host}:{port}: {error.strerror or error}") from error
+        self.listen_address = bound
+        self.address = _advertised(options.advertise, bound)
+        self.identity.info["address"] = self.address
+        self.base_context.run(current.entered.set, self)
+        self.members.introduce_self()
+        if options.warm and self.ledger.totals.as_dict().get("CPU"):
+            self.pool.warm()
+        try:
+            await self.members.join(options.seeds)
+        except BaseException:
+            await self.stop()
+            raise
+        self.open = True
+        current.register(self)
+
+    async def stop(self) -> None:
+        """Leave: say goodbye, end what runs here, fail what is pending, and wait until all processes are gone."""
+        if self._stopped is not None:
+            await asyncio.shield(self._stopped)
+            return
+        self._stopped = self.env.create_future()
+        try:
+            await self._stop()
+        finally:
+            self._stopped.set_result(None)
+
+    async def _stop(self) -> None:
+        self.closing = True
+        self.open = False
+        current.unregister(self)
+        if self.peers.by_life:
+            await self.directory.leave(LEAVE_SECONDS)
+        self.directory.close()
+        # What is pending fails because the node closes, not because of what that does to tasks and actors here.
+        error = self.closed_error()
+        self.tasks.close(error)
+        self.calls.close(error)
+        self.hosting.close()
+        self.execution.close()
+        await self.peers.close()
+        self.guardians.close()
+        self.asks.close(error)
+        self.verbs.close(error)
+        for stream in list(self.streams.values()):
+            found = stream()
+            if found is not None and found._end is None:
+                found._end = (-1, error)
+                found._hand_out()
+        self.streams.clear()
+        await self.pool.close()
+        self.objects.close(error)
+        # Tasks that were cancelled above end within a few turns, unless user code refuses: that is not waited for.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    # -- events of peers -----------------------------------------------------------------------------------------------
+
+    def peer_up(self, peer: Peer) -> None:
+        peer.data = set()  # hashes of the definitions that it has
+        self.members.peer_up(peer)
+        self.directory.peer_up(peer)
+
+    def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
+        life, name = peer.life, peer.name
+        logger.info("node %s is gone: %s (%s)", name, reason, detail)
+        if self.closing:
+            return
+        why = f"it left ({detail})" if reason == "left" else f"it was judged {reason}: {detail}"
+        self.hosting.peer_ended(life)
+        # Calls first: a guardian that ends an actor ends its route, and what was sent on it could not be found any
+        # more.
+        self.calls.peer_ended(life, name, why, unsent)
+        self.guardians.peer_ended(life, name, why)
+        self.execution.peer_ended(life)
+        self.pool.peer_ended(life)
+        self.directory.peer_ended(life)
+        self.members.peer_ended(life)
+        self.tasks.peer_ended(life, name, why, unsent)
+        self.asks.peer_ended(life, name, why)
+        self.objects.owner_died(life, why)
+
+    def reach(self, life: bytes, address: str, then: Callable[[Peer | PeerUnreachableError], object]) -> None:
+        self.members.reach(life, address, then)
+
+    def load(self) -> float:
+        """How much there is to do here: tasks running and queued."""
+        return len(self.execution.by_serial) + self.tasks.waiting
+
+    def has_room(self, executor: str, shape: Shape) -> bool:
+        """Whether a task of this shape could start here now."""
+        if self.closing:
+            return False
+        return self.pool.has_room(shape) if executor == "process" else self.ledger.has_room(shape)
+
+    # -- small things the parts share ----------------------------------------------------------------------------------
+
+    def recipe(self, hashed: bytes) -> Recipe:
+        """The definition that a message names."""
+        recipe = self._recipes.get(hashed)
+        if recipe is None:
+            recipe = self._recipes[hashed] = Recipe.from_blob(self.codes.get(hashed))
+        return recipe
+
+    def next_number(self) -> int:
+        return next(self.numbers)
+
+    def next_serial(self) -> int:
+        return self.execution.next_serial()
+
+    def unpack_args(self, args: Any, refs: list[ObjectRef[Any]] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments as the function gets them: refs at top level replaced by their values."""
+        if type(args) is int:
+            assert refs is not None
+            args = refs[-1]._out
+        if args is None:
+            return (), {}
+        given, kwargs = self.codec.unpack_args(args)
+        if refs:
+            given = tuple(a.result() if type(a) is ObjectRef else a for a in given)
+            kwargs = {k: a.result() if type(a) is ObjectRef else a for k, a in kwargs.items()}
+        return given, kwargs
+
+    def unpack_error(self, out: Any) -> Exception:
+        return unpack_error(self.codec, self.objects.keep(out))
+
+    def cell_of(self, process: WorkerProcess) -> ProcessCell | None:
+        worker = self.pool.workers.get(process.index)
+        return worker.cell if worker is not None else None
+
+    def worker_calls_ended(self, worker: Worker) -> None:
+        self.workercalls.worker_ended(worker.process.index)
+
+    async def handle_of(self, entry: Entry) -> ActorHandle:
+        """The handle of a named actor.
+
+        Raises:
+            ActorDiedError: it has ended meanwhile, or its guardian has.
+        """
+        if entry.guardian == self.life:
+            actor = self.guardians.actors.get(entry.number)
+            if actor is None:
+                raise ActorDiedError("the actor of this name has just ended", reason="unknown", ran=False)
+            interface = actor.interface
+        else:
+            found: asyncio.Future[Any] = self.env.create_future()
+            self.reach(entry.guardian, entry.address, found.set_result)
+            peer = await found
+            if not isinstance(peer, Peer):
+                raise ActorDiedError(f"the node that made the actor is gone: {peer}", reason="owner_died", ran=False)
+            wire = await self.asks.ask(peer, "interface", entry.number)
+            interface = Interface.from_wire(wire)
+        return self.objects.adopt_handle((entry.life, entry.number, entry.address), interface)
+
+    def _handle_class_made(self, made: type[ActorHandle]) -> None:
+        self.codec.register(made, self.objects.export_handle, self.objects.adopt_handle, kind="handle")
+
+    def _adopt_wire(self, wire: Any, extra: Any) -> ObjectRef[Any]:
+        return self.objects.adopt(bytes(wire[0]), wire[1], wire[2])
+
+    # -- Home: where things happen -------------------------------------------------------------------------------------
+
+    def at_home(self) -> bool:
+        return threading.get_ident() == self.thread
+
+    def post(self, fn: Callable[..., object], *args: Any) -> None:
+        assert self.loop is not None
+        try:
+            if threading.get_ident() == self.thread:
+                self.env.call_soon(fn, *args)
+            else:
+                self.loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:
+            pass  # the loop is closed: the node is gone, and so is what this was for
+
+    def wake(self, fn: Callable[[], object]) -> None:
+        """As `post`, from a finalizer: it may run in any thread, at any moment, after the loop has closed."""
+        self.post(fn)
+
+    def asked(self, ref: ObjectRef[Any]) -> None:
+        self.objects.fetch(ref)
+
+    def await_cancelled(self, ref: Reply[Any]) -> bool:
+        if not isinstance(ref, ObjectRef):
+            return True
+        if ref._grip is not None or ref._owner != self.life:
+            return False
+        number = ref._number
+        task = self.tasks.of_number(number)
+        if task is not None and any(part._grip is not None for part in task.refs):
+            return False  # another part of its result was handed on
+        if not self.tasks.cancel(number, force=False, recursive=True, mark=CANCELLED):
+            self.calls.cancel(number, CANCELLED)
+        return ref._state == PENDING
+
+    def grip(self, id: RefId) -> Grip:
+        return self.objects.grip(id)
+
+    def released(self, id: RefId) -> None:
+        self.objects.released(id)
+
+    def pin(self, thing: Any) -> None:
+        self.objects.pin(thing)
+
+    def adopt_ref(self, owner: bytes, number: int, address: str) -> ObjectRef[Any]:
+        return self.objects.adopt(owner, number, address)
+
+    def adopt_handle(self, guardian: bytes, number: int, address: str, interface: Interface) -> ActorHandle:
+        return self.objects.adopt_handle((guardian, number, address), interface)
+
+    # -- Home: streams -------------------------------------------------------------------------------------------------
+
+    def stream_credit(self, number: int, items: int) -> None:
+        task = self.tasks.open.get(number)
+        if task is not None:
+            self.tasks.stream_credit(task, items)
+            return
+        call = self.calls.open.get(number)
+        if call is not None and call.route is not None:
+            if call.sent and call.route.peer is not None:
+                call.route.peer.send((m.CREDIT, number, items))
+            elif call.route.cell is not None:
+                self.hosting.add_credit(call.route.cell, call, items)
+
+    def stream_dropped(self, number: int) -> None:
+        self.post(self._stream_dropped, number)
+
+    def _stream_dropped(self, number: int) -> None:
+        self.streams.pop(number, None)
+        if not self.tasks.cancel(number, force=False, recursive=True, mark=FAILED):
+            self.calls.cancel(number, CANCELLED)
+
+    def ref_of(self, out: Any) -> ObjectRef[Any]:
+        return self.objects.made(self.next_number(), READY, out)
+
+    # -- Home: verbs ---------------------------------------------------------------------------------------------------
+
+    def closed_error(self) -> NodeClosedError:
+        """What everything that is pending ends with."""
+        return NodeClosedError(f"node {self.name} was shut down")
+
+    def check_open(self) -> None:
+        if not self.open:
+            raise NodeClosedError(f"node {self.name} is {'closing' if self.closing else 'not up yet'}")
+
+    def ask(self, verb: str, *args: Any) -> Reply[Any]:
+        return self.verbs.start(verb, *args)
+
+    def cancel(self, ref: ObjectRef[Any] | Stream[Any], *, force: bool, recursive: bool) -> None:
+        if threading.get_ident() == self.thread:
+            self._cancel(ref, force, recursive)
+        else:
+            self.post(self._cancel, ref, force, recursive)
+
+    def _cancel(self, ref: Any, force: bool, recursive: bool) -> None:
+        if isinstance(ref, Stream):
+            ref._cancelled()
+            self.cancel_number(ref._number, force=force, recursive=recursive)
+        elif ref._owner == self.life:
+            self.cancel_number(ref._number, force=force, recursive=recursive)
+        else:
+            self.reach(ref._owner, ref._address, lambda found: self._cancel_far(found, ref._number, force, recursive))
+
+    def _cancel_far(self, found: Peer | PeerUnreachableError, number: int, force: bool, recursive: bool) -> None:
+        if isinstance(found, Peer):
+            self.asks.ask(found, "cancel", [number, force, recursive])
+
+    def cancel_number(self, number: int, *, force: bool, recursive: bool) -> None:
+        """Cancel the task or call that makes an own object."""
+        if self.tasks.cancel(number, force=force, recursive=recursive, mark=FAILED):
+            return
+        self.calls.cancel(number, FAILED)
+
+    def watch(self, refs: Sequence[ObjectRef[Any]], fn: Callable[[ObjectRef[Any]], object]) -> None:
+        if self.at_home():
+            self.objects.watch(refs, fn)
+        else:
+            self.post(self.objects.watch, refs, fn)
+
+    def wait_ready(self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None) -> Reply[Any]:
+        return self.verbs.wait(refs, num_returns, timeout)
+
+    def block(self, waiting: list[Reply[Any]], timeout: float | None) -> bool:
+        done = threading.Event()
+        left = len(waiting)
+        lock = threading.Lock()
+
+        def one(_: Any) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                if left == 0:
+                    done.set()
+
+        def add() -> None:
+            for reply in waiting:
+                reply.add_done_callback(one)
+
+        self.post(add)
+        with self.lending():
+            return done.wait(timeout)
+
+    @contextmanager
+    def lending(self) -> Generator[None]:
+        """A thread of this process waits in here: if it runs a task, others may use that one's CPU."""
+        context = running_call.get()
+        if context is None or not context.number:
+            yield
+            return
+        lent: list[bool] = []
+
+        def lend(number: int) -> None:
+            lent.append(self.execution.blocks(number))
+
+        def take_back(number: int) -> None:
+            if lent[0]:
+                self.execution.unblocks(number)
+
+        self.post(lend, context.number)
+        try:
+            yield
+        finally:
+            self.post(take_back, context.number)
+
+    def call_context(self) -> CallContext | None:
+        return running_call.get()
+
+
+def _advertised(advertise: str | None, bound: str) -> str:
+    """What peers dial; port 0 stands for the one that was bound."""
+    if advertise is None:
+        return bound
+    host, port = split_address(advertise)
+    return join_address(host, port or split_address(bound)[1])

@@ -1,0 +1,331 @@
+"""`Peer`: another life as the node uses it: send to it, see how much waits, and what became of it.
+
+With it, what a node says of itself (`Identity`) and hears of its peers (`PeerEvents`). `Peer` packs what one turn of
+the loop sends into frames, and holds back what link and window don't take. Links, dials and verdicts are
+`runtime.peers`' affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+from actorfw.core.handshake import PROTOCOL_VERSION, Offer
+from actorfw.core.session import ACK_DELAY, WINDOW_BYTES, EndReason, Session
+from actorfw.io.env import TimerHandle
+from actorfw.runtime.bulk import LARGE, Bulk
+from actorfw.values.errors import ProtocolError
+from actorfw.values.ids import Life, short
+from actorfw.wire.frames import MAX_BATCH_BYTES
+from actorfw.wire.payload import Buffer, Packed
+
+if TYPE_CHECKING:
+    from actorfw.runtime.links import Link
+    from actorfw.runtime.peers import Peers
+
+__all__ = ["FIRST_KIND", "Handler", "Identity", "OwnAddressError", "Peer", "PeerEvents"]
+
+FIRST_KIND: Final = 8
+"""Kinds below are the links' own."""
+
+_AT_ONCE: Final = 1024
+
+
+Handler: TypeAlias = "Callable[[Peer, list[Any]], None]"
+
+
+class OwnAddressError(ProtocolError):
+    """The address that was dialled is this node's own."""
+
+
+@dataclass(slots=True)
+class Identity:
+    """Who this node is.
+
+    Args:
+        life: of this run of the node.
+        name: for messages to people.
+        cluster: name of the cluster; nodes of another one are refused.
+        info: what the other side gets to know when a session starts or resumes; "address" is where to dial this node.
+            It may be changed at any time.
+        python: minor version of Python.
+        protocol: version of the protocol.
+    """
+
+    life: Life
+    name: str
+    cluster: str
+    info: dict[str, Any] = field(default_factory=dict[str, Any])
+    python: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    protocol: int = PROTOCOL_VERSION
+
+    def offer(self, seal: bool) -> Offer:
+        """What may be told to anybody."""
+        return Offer(self.life, self.cluster, self.python, self.protocol, seal)
+
+
+class PeerEvents(Protocol):
+    """What the node wants to know. All are called on the loop and must not wait."""
+
+    def peer_up(self, peer: Peer) -> None:
+        """A session began: the first handshake with this life succeeded, whoever dialled."""
+        ...
+
+    def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
+        """The session is over ("dead", "left", "protocol"): nothing of this life comes any more.
+
+        `unsent`: the messages that were never written to a link, so surely not processed; of a large one its head.
+        """
+        ...
+
+    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> None:
+        """A large message begins: its head, in order with other messages, and the sizes of its buffers."""
+        ...
+
+    def on_large(self, peer: Peer, head: list[Any], buffers: list[memoryview]) -> None:
+        """A large message is complete. `head` is the object given to `on_large_head`; the buffers are read-only."""
+        ...
+
+
+class Peer:
+    """Another life, as seen from this one.
+
+    Attributes:
+        life: its identity.
+        info: what it said of itself when the last link was made.
+        address: where it can be dialled.
+        name: its name, for messages.
+        link: the current link, None while there is none.
+        ended: why the session is over, None while it is not.
+        data: free for the node: its own record of this peer.
+    """
+
+    __slots__ = (
+        "_backlog_bytes",
+        "_out",
+        "_pack",
+        "_peers",
+        "ack_timer",
+        "address",
+        "backlog",
+        "bulk",
+        "data",
+        "dial_task",
+        "dial_timer",
+        "ended",
+        "ending",
+        "info",
+        "last_failure",
+        "life",
+        "link",
+        "name",
+        "patience_timer",
+        "session",
+        "up",
+        "waiters",
+    )
+
+    def __init__(self, peers: Peers, life: Life) -> None:
+        self._peers = peers
+        self.life = life
+        self.session = Session(peers.me.life, life, refusal_is_death=peers.config.profile != "wan")
+        self.link: Link | None = None
+        self.info: dict[str, Any] = {}
+        self.address = ""
+        self.name = short(life)
+        self.ended: str | None = None
+        self.ending: tuple[EndReason, str] | None = None
+        self.data: Any = None
+        self.up = False
+        self.bulk = Bulk(self)
+        self.backlog: deque[Sequence[Any]] = deque()
+        self.waiters: list[asyncio.Future[None]] = []
+        self.dial_task: asyncio.Task[None] | None = None
+        self.dial_timer: TimerHandle | None = None
+        self.patience_timer: TimerHandle | None = None
+        self.last_failure = ""
+        self.ack_timer: TimerHandle | None = None
+        self._out: list[Sequence[Any]] = []
+        self._pack = peers.packer.pack
+        self._backlog_bytes = 0
+
+    def __repr__(self) -> str:
+        state = self.ended or ("up" if self.link is not None else "down")
+        return f"<Peer {self.name} {short(self.life)} at {self.address or 'unknown'} {state}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a link now."""
+        return self.link is not None
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Bytes that were written and are kept until the other side has processed them."""
+        return self.session.unacked_bytes
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes, nearly, that wait because the link is down or its window full."""
+        return self._backlog_bytes + self.bulk.waiting_bytes
+
+    def send(self, msg: Sequence[Any]) -> None:
+        """Send a message (kind first). Legal while the link is down; ignored once the session is over.
+
+        While something is on its way already, all messages of one turn of the loop leave in one frame; a single message
+        to an idle peer leaves at once. (Nagle's rule: a lone call does not wait for the loop's next turn, a burst still
+        goes together.)
+        """
+        out = self._out
+        if not out:
+            peers = self._peers
+            if peers.corked is not None:
+                peers.dirty.append(self)
+            elif self.session.unacked:
+                peers.call_soon(self.flush)
+            else:
+                self._send_now(msg)
+                return
+        out.append(msg)
+
+    def _send_now(self, msg: Sequence[Any]) -> None:
+        link = self.link
+        if link is not None and not link.paused and not self.backlog:
+            try:
+                batch = self._pack([msg])
+            except Exception:
+                batch = b""  # `flush` finds out what is wrong with it
+            if 0 < len(batch) <= MAX_BATCH_BYTES:
+                link.write(self.session.put(batch), batch)
+                return
+        self._out.append(msg)
+        self.flush()
+
+    def send_large(self, head: Sequence[Any], buffers: Sequence[Buffer]) -> None:
+        """Send a message whose buffers follow in pieces, so that others need not wait for it.
+
+        The buffers must not change until the session has taken them; they are not copied here.
+        """
+        self.bulk.send(head, buffers)
+
+    def flush(self) -> None:
+        """Write what waits, as far as link and window allow."""
+        out = self._out
+        link = self.link
+        if out:
+            self._out = []
+            session = self.session
+            if (
+                link is not None
+                and not link.paused
+                and not self.backlog
+                and session.unacked_bytes < WINDOW_BYTES
+                and len(out) <= _AT_ONCE
+            ):
+                try:
+                    batch = self._pack(out)
+                except Exception:
+                    batch = b""  # one of them is to blame: found below
+                if 0 < len(batch) <= MAX_BATCH_BYTES:
+                    link.write(session.put(batch), batch)
+                    return
+        if self.ended is None:
+            self._flush_slowly(out)
+
+    def _flush_slowly(self, out: list[Sequence[Any]]) -> None:
+        backlog = self.backlog
+        if not backlog:
+            done = self._write_some(out)
+            self._queue(islice(out, done, None))
+            return
+        self._queue(out)
+        while backlog:
+            some = list(islice(backlog, _AT_ONCE))
+            done = self._write_some(some)
+            for _ in range(done):
+                self._backlog_bytes -= _weight(backlog.popleft())
+            if done < len(some):
+                break
+
+    def _queue(self, messages: Iterable[Sequence[Any]]) -> None:
+        for message in messages:
+            self.backlog.append(message)
+            self._backlog_bytes += _weight(message)
+
+    def _write_some(self, messages: list[Sequence[Any]]) -> int:
+        """Write as many as link and window allow; return how many are done with."""
+        if not messages or not self._writable():
+            return 0
+        done = 0
+        for batch, count in self._peers.packer.pack_split(messages, self._refused):
+            done += count
+            link = self.link
+            if batch and link is not None:
+                link.write(self.session.put(batch), batch)
+            if not self._writable():
+                break
+        return done
+
+    def _writable(self) -> bool:
+        link = self.link
+        return link is not None and not link.paused and self.session.unacked_bytes < WINDOW_BYTES
+
+    def _refused(self, message: Sequence[Any], error: Exception) -> None:
+        self._peers.on_unsendable(self, message, error)
+
+    # Called by links and Peers.
+
+    def acknowledge(self) -> None:
+        """Frames were processed and nothing went back: acknowledge them soon, or now if there are many."""
+        if self.link is not None and self.session.ack_due:
+            self.link.write_ack()
+        elif self.ack_timer is None:
+            self.ack_timer = self._peers.env.call_later(ACK_DELAY, self._ack_over)
+
+    def _ack_over(self) -> None:
+        self.ack_timer = None
+        if self.link is not None and self.session.seen != self.session.told:
+            self.link.write_ack()
+
+    def take_unsent(self) -> list[Sequence[Any]]:
+        """Everything that was never written, as it was given; the peer keeps nothing of it."""
+        waiting = [*self.backlog, *self._out]
+        self.backlog.clear()
+        self._out = []
+        self._backlog_bytes = 0
+        unsent = [
+            cast("Sequence[Any]", m[2]) if m[0] == LARGE else m for m in waiting if m[0] == LARGE or m[0] >= FIRST_KIND
+        ]
+        self.bulk.clear()
+        return unsent
+
+    def stop_timers(self) -> None:
+        """Forget every timer and dial."""
+        for timer in (self.ack_timer, self.dial_timer, self.patience_timer):
+            if timer is not None:
+                timer.cancel()
+        self.ack_timer = self.dial_timer = self.patience_timer = None
+
+    def wake(self) -> None:
+        """Wake those who wait for a link, or for the end."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+def _weight(value: object) -> int:
+    kind = type(value)
+    if kind is bytes or kind is str or kind is bytearray:
+        return len(cast("bytes", value)) + 8
+    if kind is list or kind is tuple:
+        return 8 + sum(map(_weight, cast("list[object]", value)))
+    if kind is Packed:
+        return cast("Packed", value).size + 16
+    if kind is memoryview:
+        return cast("memoryview", value).nbytes + 8
+    return 9

@@ -1,0 +1,220 @@
+"""What worker processes ask of their node: nested tasks, calls, actors, objects, values and control requests.
+
+The node owns all that its workers submit. A worker numbers its own refs, and holds each from birth (`Ownership.born`)
+until it says that its last handle is gone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from actorfw.runtime.definitions import Interface
+from actorfw.runtime.guardians import Guarded
+from actorfw.runtime.objects import refs_in
+from actorfw.runtime.refs import FAILED, READY, ObjectRef
+from actorfw.runtime.routes import ActorCall
+from actorfw.runtime.streams import Stream
+from actorfw.runtime.submitted import Task
+from actorfw.values.errors import ActorFwError
+from actorfw.wire import messages as m
+from actorfw.wire.failures import pack_error
+from actorfw.wire.payload import Packed
+
+if TYPE_CHECKING:
+    from actorfw.runtime.channel import WorkerProcess
+    from actorfw.runtime.node import Node
+
+__all__ = ["WorkerCalls"]
+
+
+class _Relay(Stream[Any]):
+    """The node's end of a stream that a worker consumes: items go on to the worker as they come."""
+
+    __slots__ = ("_node", "_worker")
+
+    def __init__(self, node: Node, number: int, worker: Any) -> None:
+        super().__init__(node, number)
+        self._node = node
+        self._worker = worker
+
+    def _item(self, index: int, out: Any) -> None:
+        self._node.outbound.give_worker(self._worker, out)
+        self._worker.send((m.ITEM, self._number, index, out))
+
+    def _finish(self, state: int, out: Any) -> None:
+        self._end = (-1, None)
+        self._node.outbound.give_worker(self._worker, out)
+        self._worker.send((m.RESULT, self._number, state, out, None))
+        self._node.workercalls.relays.pop(self._number, None)
+
+
+class WorkerCalls:
+    """The desk at which workers submit."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.relays: dict[int, _Relay] = {}
+
+    # -- submitting ----------------------------------------------------------------------------------------------------
+
+    def _born(self, process: WorkerProcess, number: int) -> ObjectRef[Any]:
+        objects = self.node.objects
+        ref = objects.made(number)
+        id = (self.node.life, number)
+        objects._refs[id] = ref
+        objects._exported[number] = None
+        objects.carry_out(objects.ownership.born(id, self._key(process)))
+        ref._grip = objects.grip(id)
+        return ref
+
+    def _key(self, process: WorkerProcess) -> Any:
+        return self.node.pool.workers[process.index].key
+
+    def _deadline(self, left: int | None) -> float | None:
+        return None if left is None else self.node.env.time() + left / 1000
+
+    def _parent(self, process: WorkerProcess, serial: int) -> int:
+        return serial if serial in self.node.execution.by_serial else 0
+
+    def on_submit(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A nested task."""
+        _, number, hashed, args, deps, left, parent, num_returns, credit, options = msg
+        node = self.node
+        given = node.codec.unpack(options) or {}
+        task = Task(number, hashed, node.recipe(hashed), node.objects.keep(args), _deps(deps), given)
+        task.deadline = self._deadline(left)
+        task.parent = self._parent(process, parent)
+        task.num_returns = num_returns
+        task.name = task.options.get("name") or task.name
+        if credit:
+            task.stream = self._relay(process, number)
+            task.credit = credit
+        else:
+            task.refs = tuple(self._born(process, number + i) for i in range(num_returns))
+        node.tasks.enter(task)
+
+    def on_invoke(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A call of an actor's method."""
+        _, number, life, actor, method, args, deps, left, _parent, credit, num_returns, address, *_ = msg
+        node = self.node
+        call = ActorCall(number, method, node.objects.keep(args), _deps(deps))
+        call.caller = process.index
+        call.deadline = self._deadline(left)
+        call.num_returns = num_returns
+        id = (life, actor)
+        call.hold = node.objects.grip(id)
+        if not number:
+            node.calls.tell(call, id, address)
+            return
+        if credit:
+            call.credit = credit
+            call.stream = self._relay(process, number)
+        else:
+            refs = tuple(self._born(process, number + i) for i in range(num_returns))
+            call.ref = refs[0] if num_returns == 1 else refs
+        node.calls.start(call, id, address)
+
+    def on_spawn(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A new actor."""
+        _, number, hashed, args, deps, _parent, options, interface_wire = msg
+        node = self.node
+        given = node.codec.unpack(options) or {}
+        interface = node.interfaces.known(Interface.from_wire(interface_wire))
+        actor = Guarded(number, hashed, node.recipe(hashed), interface)
+        actor.args = node.objects.keep(args)
+        actor.deps = _deps(deps)
+        id = (node.life, number)
+        node.objects.carry_out(node.objects.ownership.born(id, self._key(process)))
+        node.guardians.enter(actor, given)
+
+    def on_put(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A new object."""
+        _, number, out = msg
+        ref = self._born(process, number)
+        self.node.objects.settled(ref, READY, self.node.objects.keep(out))
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def on_fetch(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A worker waits for a value, or to hear that there is one."""
+        _, owner, number, with_value, address = msg
+        node = self.node
+        worker = node.pool.workers.get(process.index)
+        if worker is None:
+            return
+        ref = node.objects.adopt(bytes(owner), number, address)
+
+        def answer(done: ObjectRef[Any]) -> None:
+            if done._state in (READY, FAILED):
+                state, out = done._state, done._out
+            else:
+                state, out = FAILED, node.objects.cancelled_out(done)
+            if not with_value and state == READY:
+                out = None
+            node.outbound.give_worker(worker, out)
+            worker.send((m.SETTLED, owner, number, state, out))
+
+        node.objects.when_done(ref, answer)
+
+    # -- streams -------------------------------------------------------------------------------------------------------
+
+    def _relay(self, process: WorkerProcess, number: int) -> Any:
+        relay = self.relays[number] = _Relay(self.node, number, self.node.pool.workers[process.index])
+        return weakref.ref(relay)
+
+    def on_credit(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A worker took items of a stream, or let it go (-1)."""
+        _, number, items = msg
+        if items < 0:
+            self.relays.pop(number, None)
+            self.node.stream_dropped(number)
+        else:
+            self.node.stream_credit(number, items)
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    def on_cancel(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """actorfw.cancel, or a cancelled await, in a worker."""
+        _, number, force, recursive, owner = msg
+        node = self.node
+        if owner == node.life:
+            node.cancel_number(number, force=force, recursive=recursive)
+        else:
+            node.cancel(node.objects.adopt(owner, number, ""), force=force, recursive=recursive)
+
+    def on_ask(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A control request of a worker's code."""
+        _, request, verb, args = msg
+        node = self.node
+        worker = node.pool.workers.get(process.index)
+        if worker is None:
+            return
+        reply = node.ask(verb, *node.codec.unpack(node.objects.keep(args)))
+
+        def answer(done: Any) -> None:
+            try:
+                ok, out = True, node.codec.pack(done.result())
+            except Exception as error:
+                ours = isinstance(error, ActorFwError)
+                ok, out = False, pack_error(node.codec, error, where=node.name, infrastructure=ours)
+            node.outbound.give_worker(worker, out)
+            worker.send((m.ANSWER, request, ok, out))
+
+        reply.add_done_callback(answer)
+
+    def worker_ended(self, index: int) -> None:
+        """Its streams have no consumer any more."""
+        for number, relay in list(self.relays.items()):
+            if relay._worker.process.index == index:
+                del self.relays[number]
+                self.node.stream_dropped(number)
+
+
+def _deps(deps: Any) -> Any:
+    return [(bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
+
+
+def carries(wire: Any) -> bool:
+    """Whether a value carries refs or code."""
+    return type(wire) is Packed and bool(refs_in(wire) or wire.codes)
