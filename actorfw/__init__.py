@@ -1,1 +1,148 @@
-"""actorfw."""
+"""Distributed tasks, actors and object refs for programs that are already asyncio programs.
+
+General layout: the floors, imports pointing down only, are
+
+    cli, demo, testing   doors
+    api                  what a user types; re-exported here
+    runtime              a node at work
+    io                   sockets, processes, clocks
+    core, wire           the rules as machines without input or output; frames and pickles
+    values               ids, errors, configuration
+"""
+
+from actorfw import errors
+from actorfw.api.actors import Actor, ActorHandle
+from actorfw.api.cluster import LocalCluster
+from actorfw.api.life import Node, NodeContext, init, run, shutdown
+from actorfw.api.methods import method
+from actorfw.api.remote import arg, remote
+from actorfw.api.verbs import (
+    as_completed,
+    available_resources,
+    cancel,
+    cluster_resources,
+    context,
+    exit_actor,
+    gather,
+    get,
+    get_actor,
+    info,
+    kill,
+    nodes,
+    put,
+    stop,
+    wait,
+)
+from actorfw.errors import (
+    ActorDiedError,
+    ActorExistsError,
+    ActorFwError,
+    ActorNotFoundError,
+    ActorUnavailableError,
+    AuthenticationError,
+    BlockingCallError,
+    DeadlineExceededError,
+    DeadlockError,
+    GetTimeoutError,
+    MailboxFullError,
+    NodeClosedError,
+    NodeDiedError,
+    NoQuorumError,
+    NotInitializedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OverloadedError,
+    OwnerDiedError,
+    PeerLostError,
+    PeerUnreachableError,
+    ProtocolError,
+    SerializationError,
+    TaskCancelledError,
+    TaskError,
+    UnschedulableError,
+    UsageError,
+    VersionMismatchError,
+    WorkerDiedError,
+)
+from actorfw.runtime.context import CallContext
+from actorfw.runtime.refs import ObjectRef, Reply
+from actorfw.runtime.rows import ActorInfo, NodeRow
+from actorfw.runtime.streams import Stream
+from actorfw.values.config import Config
+from actorfw.values.scheduling import Labels, NodeAffinity
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # a node's life
+    "Config",
+    "LocalCluster",
+    "Node",
+    "NodeContext",
+    "init",
+    "run",
+    "shutdown",
+    # tasks
+    "Labels",
+    "NodeAffinity",
+    "Stream",
+    "arg",
+    "remote",
+    # objects
+    "ObjectRef",
+    "Reply",
+    "as_completed",
+    "cancel",
+    "gather",
+    "get",
+    "put",
+    "wait",
+    # actors
+    "Actor",
+    "ActorHandle",
+    "ActorInfo",
+    "exit_actor",
+    "get_actor",
+    "info",
+    "kill",
+    "method",
+    "stop",
+    # the cluster
+    "CallContext",
+    "NodeRow",
+    "available_resources",
+    "cluster_resources",
+    "context",
+    "nodes",
+    # errors
+    "ActorDiedError",
+    "ActorExistsError",
+    "ActorFwError",
+    "ActorNotFoundError",
+    "ActorUnavailableError",
+    "AuthenticationError",
+    "BlockingCallError",
+    "DeadlineExceededError",
+    "DeadlockError",
+    "GetTimeoutError",
+    "MailboxFullError",
+    "NoQuorumError",
+    "NodeClosedError",
+    "NodeDiedError",
+    "NotInitializedError",
+    "ObjectLostError",
+    "ObjectStoreFullError",
+    "OverloadedError",
+    "OwnerDiedError",
+    "PeerLostError",
+    "PeerUnreachableError",
+    "ProtocolError",
+    "SerializationError",
+    "TaskCancelledError",
+    "TaskError",
+    "UnschedulableError",
+    "UsageError",
+    "VersionMismatchError",
+    "WorkerDiedError",
+    "errors",
+]

@@ -1,0 +1,182 @@
+"""The options of a node: their types, their checks, and what stands in for those that are not given."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
+
+from actorfw.core.ledger import Shape
+from actorfw.io.secrets import load_secrets
+from actorfw.io.tcp import is_wildcard, split_address
+from actorfw.runtime.node import NodeOptions
+from actorfw.values.config import Config
+from actorfw.values.errors import UsageError
+
+__all__ = ["DEFAULTS", "ClusterOptions", "MemberOptions", "NodeOptionsDict", "Secret", "check_options", "complete"]
+
+Secret: TypeAlias = str | bytes | Sequence[str | bytes]
+
+
+class MemberOptions(TypedDict, total=False):
+    """The options of `init` by which one child of a `LocalCluster` may differ from another."""
+
+    name: str | None
+    labels: Mapping[str, str] | None
+    num_gpus: float
+    memory: float | None
+    resources: Mapping[str, float] | None
+    hosts: Literal["all", "own"]
+
+
+class ClusterOptions(MemberOptions, total=False):
+    """The options of `init` that `LocalCluster` takes for this process's own node."""
+
+    listen: str
+    advertise: str | None
+    object_store_memory: int | None
+    secret: Secret | None
+    tls: object | None
+    dashboard: str | None
+    namespace: str
+    cluster: str
+    log_to_driver: bool | None
+    config: Config | None
+
+
+class NodeOptionsDict(ClusterOptions, total=False):
+    """The options of `init` that `Node` takes: all but `thread`."""
+
+    num_cpus: float | None
+
+
+def check_options(what: str, options: Mapping[str, object], known: frozenset[str]) -> None:
+    """Refuse options that are not known."""
+    for option in options:
+        if option not in known:
+            raise UsageError(f"{what} has no option {option!r}; its options are {', '.join(sorted(known))}")
+
+
+def _default_name() -> str:
+    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{os.urandom(2).hex()}"
+
+
+def complete(
+    seeds: str | Sequence[str] | None,
+    *,
+    listen: str,
+    advertise: str | None,
+    name: str | None,
+    labels: Mapping[str, str] | None,
+    num_cpus: float | None,
+    num_gpus: float,
+    memory: float | None,
+    resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    secret: Secret | None,
+    tls: object | None,
+    dashboard: str | None,
+    namespace: str,
+    cluster: str,
+    hosts: Literal["all", "own"],
+    log_to_driver: bool | None,
+    config: Config | None,
+) -> NodeOptions:
+    """Check the arguments of `init`, and complete them.
+
+    Raises:
+        UsageError: one is wrong; it is named.
+    """
+    for option, value, when in (
+        ("tls", tls, "mutual TLS"),
+        ("dashboard", dashboard, "the dashboard"),
+        ("object_store_memory", object_store_memory, "the shared-memory object store"),
+    ):
+        if value is not None:
+            raise UsageError(f"init({option}=...) is not there yet: it comes with {when}")
+    if hosts not in ("all", "own"):
+        raise UsageError(f"hosts is {hosts!r}; it must be 'all' or 'own'")
+    for option, text in cast("tuple[tuple[str, object], ...]", (("namespace", namespace), ("cluster", cluster))):
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"{option} is {text!r}; it must be a string that is not empty")
+    if name is not None and (not isinstance(cast("object", name), str) or not name):
+        raise UsageError(f"name is {name!r}; it must be a string that is not empty")
+    given = cast("object", {} if labels is None else labels)
+    if not isinstance(given, Mapping) or not all(
+        isinstance(part, str) for row in cast("Mapping[object, object]", given).items() for part in row
+    ):
+        raise UsageError(f"labels is {labels!r}; it must be a dict of strings")
+    if config is not None and not isinstance(cast("object", config), Config):
+        raise UsageError(f"config is a {type(config).__name__}; it must be an actorfw.Config")
+    if seeds is None:
+        seeds = [part.strip() for part in os.environ.get("ACTORFW_SEEDS", "").split(",") if part.strip()]
+    elif isinstance(seeds, str):
+        seeds = [seeds]
+    elif not isinstance(cast("object", seeds), Sequence) or isinstance(seeds, bytes):
+        raise UsageError(f'seeds is {seeds!r}; it must be a list of strings "host:port"')
+    for seed in seeds:
+        if not isinstance(cast("object", seed), str):
+            raise UsageError(f'a seed is {seed!r}; it must be a string "host:port"')
+        if seed.startswith("local:"):
+            raise UsageError(f"the seed {seed!r} is not there yet: finding a user's own nodes comes with deployment")
+        split_address(seed)
+    for option, address in (("listen", listen), ("advertise", advertise)):
+        if not isinstance(address, str) and (address is not None or option == "listen"):
+            raise UsageError(f'{option} is {address!r}; it must be a string "host:port"')
+    host, port = split_address(listen)
+    if advertise is None and is_wildcard(host):
+        raise UsageError(
+            f'listen="{listen}" accepts at every address of this machine, and peers need one to dial:'
+            f' give advertise="host:{port}"'
+        )
+    if advertise is not None:
+        split_address(advertise)
+    totals = Shape.of(
+        num_cpus=float(os.cpu_count() or 1) if num_cpus is None else num_cpus,
+        num_gpus=num_gpus,
+        memory=_memory() if memory is None else memory,
+        resources=resources,
+    )
+    return NodeOptions(
+        name=name or _default_name(),
+        seeds=seeds,
+        listen=(host, port),
+        advertise=advertise,
+        labels=labels,
+        totals=totals,
+        namespace=namespace,
+        cluster=cluster,
+        hosts=hosts,
+        secrets=load_secrets(secret, listen=listen),
+        show_output=bool(log_to_driver),
+        config=config or Config.from_environment(),
+    )
+
+
+def _memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return 0.0
+
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "listen": "127.0.0.1:0",
+    "advertise": None,
+    "name": None,
+    "labels": None,
+    "num_cpus": None,
+    "num_gpus": 0,
+    "memory": None,
+    "resources": None,
+    "object_store_memory": None,
+    "secret": None,
+    "tls": None,
+    "dashboard": None,
+    "namespace": "default",
+    "cluster": "default",
+    "hosts": "all",
+    "log_to_driver": False,
+    "config": None,
+}
