@@ -1,0 +1,83 @@
+"""How listings look: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["show_nodes", "show_status", "table"]
+
+Row = Mapping[str, Any]
+
+
+def show_nodes(rows: Sequence[Row], *, as_json: bool) -> None:
+    """Members, one a line."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2))
+        return
+    table(
+        ["name", "id", "address", "state", "resources", "labels"],
+        (
+            [row["name"], row["id"], row["address"], row["state"], _amounts(row["resources"]), _pairs(row["labels"])]
+            for row in rows
+        ),
+    )
+
+
+def show_status(rows: Sequence[Row], *, as_json: bool) -> None:
+    """What members have and do, one a line."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2))
+        return
+    table(
+        ["name", "address", "state", "free", "of", "tasks run", "waiting", "done", "actors", "workers"],
+        (
+            [
+                row["name"],
+                row["address"],
+                row["state"],
+                _amounts(row.get("available")),
+                _amounts(row.get("resources")),
+                *(
+                    str(row.get(key, "-"))
+                    for key in ("tasks_running", "tasks_waiting", "tasks_finished", "actors", "workers")
+                ),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*head, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    # A cell that is cut is of no use to anybody: better lines that are longer than the terminal is wide.
+    wide = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, wide, made).maximum)
+    console.print(made)
+
+
+def _amounts(amounts: Mapping[str, float] | None) -> str:
+    if amounts is None:
+        return "-"
+    return ", ".join(_amount(name, amount) for name, amount in sorted(amounts.items()))
+
+
+def _amount(name: str, amount: float) -> str:
+    if name == "memory":
+        return f"{amount / (1 << 30):.1f} GiB"
+    return f"{amount:g} {name}"
+
+
+def _pairs(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
