@@ -1,0 +1,1 @@
+"""The other processes of the benchmarks, each a module run with `python -m`; see `benchmarks.companion`."""

@@ -1,0 +1,1 @@
+"""One module per workload, each naming its contestants and the claims made about them as `WORKLOAD`."""
