@@ -89,6 +89,10 @@ class Cell:
         else:
             self.enqueue(call)
 
+    def arrive(self, call: ActorCall) -> None:
+        """A call has arrived from a peer, outside of any task."""
+        self.accept(call)
+
     def _accept_behind(self, call: ActorCall) -> None:
         if call.deps:
             if call.dep_refs is None:

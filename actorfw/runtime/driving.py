@@ -32,12 +32,13 @@ class InContext:
         *first: what its first step gave, if that was taken already.
     """
 
-    __slots__ = ("context", "coro", "first")
+    __slots__ = ("context", "coro", "error", "first")
 
     def __init__(self, coro: Coroutine[Any, Any, Any], context: Context, *first: Any) -> None:
         self.coro = coro
         self.context = context
         self.first = first
+        self.error: BaseException | None = None  # raised in it, in place of waiting for what `first` gave
 
     def __await__(self) -> Generator[Any, Any, Any]:
         run = self.context.run
@@ -51,6 +52,9 @@ class InContext:
                 return stop.value
         while True:
             try:
+                if self.error is not None:
+                    error, self.error = self.error, None
+                    raise error
                 sent = yield waits_for
             except BaseException as error:
                 try:

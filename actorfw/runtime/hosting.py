@@ -16,11 +16,13 @@ from actorfw.runtime.definitions import Interface, Recipe
 from actorfw.runtime.execution import Credit
 from actorfw.runtime.groups import Groups, runs_one_at_a_time
 from actorfw.runtime.handles import ActorHandle
-from actorfw.runtime.loopcells import LoopCell, TaskCell
+from actorfw.runtime.loopcells import LoopCell
 from actorfw.runtime.objects import INLINE_LIMIT
+from actorfw.runtime.parking import Parking
 from actorfw.runtime.processcells import AHEAD, ProcessCell
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.routes import ActorCall, held_ids
+from actorfw.runtime.taskcells import TaskCell
 from actorfw.runtime.threadcells import ThreadCell, is_asynchronous
 from actorfw.values.errors import ActorDiedError, ActorFwError
 from actorfw.values.ids import RefId, text_id
@@ -50,6 +52,7 @@ class Hosting:
         self._ends: OrderedDict[RefId, tuple[str, Any]] = OrderedDict()
         self._refused: dict[tuple[bytes, Shape], Peer] = {}  # guardians that had no room here
         self._calls: dict[tuple[bytes, int], tuple[Cell, ActorCall]] = {}
+        self.parking = Parking(node.env)
 
     # -- arrival -------------------------------------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Hosting:
                 return
             if not tell:
                 self._calls[(peer.life, no)] = (cell, call)
-            cell.accept(call)
+            cell.arrive(call)
         except Exception as error:
             self.node.inbound.refuse_call(peer, msg, error)
 
@@ -330,3 +333,4 @@ class Hosting:
         """The node closes: all actors here end at once."""
         for cell in list(self.cells.values()):
             cell.end("killed")
+        self.parking.close()

@@ -1,28 +1,27 @@
-"""Actors on the node's event loop.
+"""`LoopCell`: an actor on the node's event loop whose calls run one at a time.
 
-`OnLoop` is their beginning and end. `LoopCell` runs one call at a time: an idle one is an object without a task or a
-queue; a busy one has one asyncio task, in which each call runs in a context of its own and is cancelled by that
-task's cancel and uncancel. `TaskCell` is for classes in which several calls may run: each call is a task.
+An idle one is an object without a task or a queue; a busy one has one asyncio task, in which each call runs in a
+context of its own and is cancelled by that task's cancel and uncancel. A task that has emptied its mailbox waits a
+moment for more (`runtime.parking`); then calls from peers need no turn of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
+from asyncio.tasks import _enter_task, _leave_task
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime import driving
-from actorfw.runtime.cells import ENDED, ENDING, STARTING, UP, Cell, CellContext, Step
+from actorfw.runtime.cells import ENDED, ENDING, UP, CellContext, Step
 from actorfw.runtime.context import running_call
-from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, GENERATOR, MethodInfo, Recipe
+from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, GENERATOR, Recipe
 from actorfw.runtime.driving import END, HELD_UP, InContext
 from actorfw.runtime.execution import Credit
-from actorfw.runtime.exits import ActorExit
-from actorfw.runtime.groups import Groups
+from actorfw.runtime.onloop import OnLoop
 from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall
-from actorfw.values.errors import ActorDiedError, SerializationError, TaskError
+from actorfw.values.errors import SerializationError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
 
@@ -31,201 +30,22 @@ if TYPE_CHECKING:
 
     from actorfw.runtime.node import Node
 
-__all__ = ["LoopCell", "OnLoop", "TaskCell"]
-
-logger = logging.getLogger("actorfw.actors")
-
-
-class OnLoop(Cell):
-    """What all actors on the loop share: how they begin, how they end, and what becomes of a call."""
-
-    __slots__ = ("_hook", "_told", "_watch", "aborted", "instance")
-
-    def __init__(self, node: Node, id: RefId, incarnation: int, recipe: Recipe) -> None:
-        super().__init__(node, id, incarnation, recipe)
-        self.instance: Any = None
-        self.aborted = False
-        self._hook: asyncio.Task[None] | None = None  # on_start or on_stop, while it runs
-        self._watch: Any = None  # the timer that looks whether somebody is held up
-        self._told: ActorCall | None = None  # the call of which the log said that it holds others up
-
-    # -- its beginning -------------------------------------------------------------------------------------------------
-
-    def start(
-        self, actor_class: type, interface: Any, args: tuple[Any, ...], kwargs: dict[str, Any], then: Any
-    ) -> None:
-        """Make the instance; `then(state, out)` hears how it went, "up" or "failed"."""
-        self.interface = interface
-        self.methods = interface.methods
-        context = self.node.base_context.copy()
-        context.run(running_call.set, CellContext(self, None))
-        if hasattr(actor_class, "on_start"):
-            coro = self._start(actor_class, args, kwargs, then)
-            self._hook = context.run(self.node.env.create_task, coro, f"actorfw start {self.recipe.name}")
-            return
-        try:
-            self.instance = context.run(actor_class, *args, **kwargs)
-        except BaseException as error:
-            self.failed(error, then)
-        else:
-            self._is_up(then)
-
-    async def _start(self, actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any], then: Any) -> None:
-        try:
-            instance = actor_class(*args, **kwargs)
-            started = instance.on_start()
-            if inspect.isawaitable(started):
-                await started
-        except BaseException as error:
-            self._hook = None
-            self.failed(error, then)
-        else:
-            self._hook = None
-            self.instance = instance
-            self._is_up(then)
-
-    def _is_up(self, then: Any) -> None:
-        if self.state == STARTING:
-            self.state = UP
-        if self.state == ENDED:
-            then("failed", self.out(self.died()))
-            return
-        then("up", None)
-        self.wake()
-        self.idle()
-
-    # -- its end -------------------------------------------------------------------------------------------------------
-
-    def end(self, how: str) -> None:
-        if self.state == ENDED:
-            return
-        self.reason = how
-        if how == "killed":
-            self.abort()
-            self.finished(how)
-            return
-        self.state = ENDING
-        if how == "owner_died":
-            self.abort()
-        self.idle()
-
-    def abort(self) -> None:
-        """Whatever runs or waits fails now, with the reason; what runs is cancelled, but for the running task."""
-        self.aborted = True
-        tasks = list(self.tasks())
-        for call in self.running():
-            self.answer(call, m.ERROR, self.out(self.died(f" while {call.method} ran", ran=None)))
-        self.drain_with(self.died())
-        current = asyncio.current_task() if self.node.at_home() else None
-        for task in tasks:
-            if task is not current:
-                task.cancel()
-        if self.reason == "killed" and self._hook is not None and self._hook is not current:
-            self._hook.cancel()
-
-    def running(self) -> Iterable[ActorCall]:
-        """The calls that have started and are not answered, generators that wait for their consumers among them."""
-        raise NotImplementedError
-
-    def tasks(self) -> Iterable[asyncio.Task[None]]:
-        """What runs them."""
-        raise NotImplementedError
-
-    def busy(self) -> bool:
-        """Whether anything runs or waits."""
-        raise NotImplementedError
-
-    def idle(self) -> None:
-        if self.state != ENDING or self.instance is None or self._hook is not None or self.busy():
-            return
-        hook = getattr(self.instance, "on_stop", None)
-        if hook is None:
-            self.finished(self.reason)
-            return
-        context = self.node.base_context.copy()
-        context.run(running_call.set, CellContext(self, None))
-        self._hook = context.run(self.node.env.create_task, self._stopping(hook), f"actorfw stop {self.recipe.name}")
-
-    async def _stopping(self, hook: Any) -> None:
-        try:
-            done = hook(self.reason)
-            if inspect.isawaitable(done):
-                await done
-        except Exception:
-            logger.exception("on_stop of actor %s failed", self.title)
-        finally:
-            self._hook = None
-            self.finished(self.reason)
-
-    def finished(self, reason: str, out: Any = None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        super().finished(reason, out)
-
-    def discard(self, step: Step) -> None:
-        self.node.env.create_task(driving.close(step.items, step.context), f"actorfw close {step.call.method}")
-
-    # -- what becomes of a call ----------------------------------------------------------------------------------------
-
-    def begin(self, call: ActorCall) -> CellContext:
-        """It starts now. Returns what `actorfw.context()` is to say in it."""
-        call.started = True
-        if call.credit == ACKNOWLEDGE:
-            self.answer(call, m.VALUE, None)
-        return CellContext(self, call)
-
-    def returned(self, call: ActorCall, value: Any) -> None:
-        """A call has ended with a value."""
-        if call.tell:
-            return
-        try:
-            if call.num_returns != 1:
-                self.answer(call, m.PARTS, self.node.execution.parts(call.method, value, call.num_returns))
-            else:
-                node = self.node
-                node.hosting.answer(self, call, m.VALUE, node.codec.pack(value, where="result"))
-        except Exception as error:
-            self.refused(call, error)
-
-    def refused(self, call: ActorCall, error: Exception) -> None:
-        """What a call gave can't be sent."""
-        if isinstance(error, SerializationError):
-            error.ran = True
-        self.answer(call, m.ERROR, self.out(error, infrastructure=isinstance(error, (SerializationError, TaskError))))
-
-    def raised(self, call: ActorCall, error: BaseException) -> None:
-        """A call has ended with an exception."""
-        if isinstance(error, ActorExit):
-            self.answer(
-                call,
-                m.ERROR,
-                self.out(ActorDiedError(f"actor {self.title} exited in {call.method}", reason="exited", ran=True)),
-            )
-            if self.state != ENDED:
-                self.reason = "exited"
-                self.state = ENDING
-                self.abort()
-        elif isinstance(error, asyncio.CancelledError) and call.cancelled:
-            self.was_cancelled(call)
-        elif self.aborted:
-            return  # answered then
-        elif call.tell:
-            logger.error("a tell of %s to actor %s raised", call.method, self.title, exc_info=error)
-        elif not self.too_late(call, error):
-            self.answer(call, m.ERROR, self.out(error, infrastructure=False))
+__all__ = ["LoopCell"]
 
 
 class LoopCell(OnLoop):
     """An actor whose methods run one at a time."""
 
-    __slots__ = ("_now", "_parked", "_task")
+    __slots__ = ("_now", "_parked", "_pause", "_suspended", "_task", "used")
 
     def __init__(self, node: Node, id: RefId, incarnation: int, recipe: Recipe) -> None:
         super().__init__(node, id, incarnation, recipe)
         self._task: asyncio.Task[None] | None = None
         self._now: ActorCall | None = None
         self._parked: dict[asyncio.Task[None], Step] | None = None  # generators that wait for their consumers
+        self._pause: asyncio.Future[None] | None = None  # what the task waits for while there is nothing to do
+        self._suspended: tuple[ActorCall, InContext] | None = None  # a call that began before the task woke up
+        self.used = False  # since hosting looked last
 
     def running(self) -> Iterable[ActorCall]:
         if self._now is not None:
@@ -239,21 +59,137 @@ class LoopCell(OnLoop):
         yield from self._parked or ()
 
     def busy(self) -> bool:
-        return bool(self._task is not None or self.box or self.waits() or self._parked)
+        return bool((self._task is not None and self._pause is None) or self.box or self.waits() or self._parked)
 
     def wake(self) -> None:
-        if self._task is not None:
+        if self._pause is not None:
+            pause, self._pause = self._pause, None
+            pause.set_result(None)
+        elif self._task is not None:
             if self._watch is None:
                 self._watch = self.node.env.call_later(HELD_UP, self._look, self._now or self._next())
         elif self.box and self.instance is not None:
             self._task = self.node.env.create_task(self._drain())
 
+    def finished(self, reason: str, out: Any = None) -> None:
+        super().finished(reason, out)
+        self.node.hosting.parking.leave(self)
+        self.release()
+
+    def release(self) -> None:
+        """Let the task go that waits for something to do."""
+        if self._pause is not None:
+            pause, self._pause = self._pause, None
+            pause.cancel()
+
+    def arrive(self, call: ActorCall) -> None:
+        """A call from a peer. If nothing runs or waits here its first step is made at once, in the name of the task
+        that waits for something to do: most methods never suspend, and a turn of the loop costs more than they do."""
+        pause = self._pause
+        info = self.methods.get(call.method)
+        if (
+            pause is None
+            or info is None
+            or info.kind != ASYNC
+            or call.deps
+            or call.deadline is not None  # this process may have stood still: the word that it is over comes next
+            or self._gates
+            or self.state != UP
+            or asyncio.current_task() is not None
+        ):
+            self.accept(call)
+            return
+        ready = self.ready_arguments(call)
+        if ready is None:
+            return
+        node = self.node
+        task = self._task
+        loop = node.loop
+        assert task is not None
+        assert loop is not None
+        self.used = True
+        context = node.base_context.copy()
+        call.started = True
+        if call.credit == ACKNOWLEDGE:
+            self.answer(call, m.VALUE, None)
+        context.run(running_call.set, CellContext(self, call))
+        self._now = call
+        self._pause = None
+        _enter_task(loop, task)
+        try:
+            coro = getattr(self.instance, call.method)(*ready[0], **ready[1])
+            waits_for = context.run(coro.send, None)
+        except StopIteration as stop:
+            _leave_task(loop, task)
+            self._now = None
+            self.returned(call, stop.value)
+        except BaseException as error:
+            _leave_task(loop, task)
+            self._now = None
+            self.raised(call, error)
+        else:
+            _leave_task(loop, task)
+            self._suspended = (call, InContext(coro, context, waits_for))
+        if self._suspended is None and self.box is None and self.state == UP and not pause.done():
+            self._pause = pause
+        elif not pause.done():
+            pause.set_result(None)
+
     async def _drain(self) -> None:
-        box = self.box
         me = asyncio.current_task()
         assert me is not None
+        parking = self.node.hosting.parking
+        while True:
+            if self._suspended is not None:
+                (call, rest), self._suspended = self._suspended, None
+                await self._finish(call, rest, me)
+            if self.state != ENDED:
+                await self._work(me)
+            if self.state == ENDED:
+                return
+            self.box = None
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+            if self.state != UP or not parking.take(self):
+                break
+            pause = self._pause = self.node.env.create_future()
+            try:
+                await pause
+            except asyncio.CancelledError as error:
+                if self._suspended is None and not self.box:
+                    break
+                while me.cancelling():
+                    me.uncancel()
+                if self._suspended is not None:
+                    self._suspended[1].error = error
+            finally:
+                self._pause = None
+        if self._task is me:
+            self._task = None
+        if self.state == ENDING:
+            self.idle()
+
+    async def _finish(self, call: ActorCall, rest: InContext, me: asyncio.Task[None]) -> None:
+        """Go on with a call whose first step has been made."""
+        try:
+            value = await rest
+        except BaseException as error:
+            self._now = None
+            while me.cancelling():
+                me.uncancel()
+            self.raised(call, error)
+        else:
+            self._now = None
+            while me.cancelling():  # it swallowed its cancellation
+                me.uncancel()
+            self.returned(call, value)
+
+    async def _work(self, me: asyncio.Task[None]) -> None:
+        """Do what is in the mailbox."""
         base = self.node.base_context
         methods = self.methods
+        box = self.box
         while box:
             item = box.popleft()
             if type(item) is Step:
@@ -309,15 +245,6 @@ class LoopCell(OnLoop):
                 self.returned(call, value)
             if self.state == ENDED:
                 return
-        if self._task is me:
-            self._task = None
-        if not self.box:
-            self.box = None
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        if self.state == ENDING:
-            self.idle()
 
     # -- generator methods ---------------------------------------------------------------------------------------------
 
@@ -398,180 +325,3 @@ class LoopCell(OnLoop):
             self._told = now
             driving.held_up(self.title, len(self.box), now.method, self._task.get_coro())
         self._watch = self.node.env.call_later(HELD_UP, self._look, now)
-
-
-class TaskCell(OnLoop):
-    """An actor of whose calls several may run, each as a task: `max_concurrency` of them, what their group allows, or
-    all of a method that interleaves."""
-
-    __slots__ = ("_calls", "_groups")
-
-    def __init__(self, node: Node, id: RefId, incarnation: int, recipe: Recipe, groups: Groups) -> None:
-        super().__init__(node, id, incarnation, recipe)
-        self._groups = groups
-        self._calls: dict[asyncio.Task[None], _Turn] = {}
-
-    @property
-    def depth(self) -> int:
-        return super().depth + len(self._groups)
-
-    def running(self) -> Iterable[ActorCall]:
-        return [turn.call for turn in self._calls.values()]
-
-    def tasks(self) -> Iterable[asyncio.Task[None]]:
-        return self._calls
-
-    def busy(self) -> bool:
-        return bool(self._calls or self.waits() or len(self._groups))
-
-    def drain(self) -> list[ActorCall | Step]:
-        # A future stands for a generator, whose task is among those that run.
-        waiting: list[ActorCall | Step] = [item for item in self._groups.drain() if isinstance(item, ActorCall)]
-        return [*super().drain(), *waiting]
-
-    def enqueue(self, call: ActorCall) -> None:
-        group = self._groups.of(call.method)
-        self._groups.add(group, call)
-        self._start_more(group)
-
-    def wake(self) -> None:
-        for group in self._groups:
-            self._start_more(group)
-
-    def _start_more(self, group: str) -> None:
-        if self.instance is None or self.state == ENDED:
-            return
-        groups = self._groups
-        while (item := groups.take(group)) is not None:
-            if isinstance(item, ActorCall):
-                if not self._start_call(item, group):
-                    groups.leave(group)
-            elif item.done():  # its task was cancelled
-                groups.leave(group)
-            else:
-                item.set_result(None)
-        if self._watch is None:
-            head = groups.head(group)
-            if head is not None:
-                self._watch = self.node.env.call_later(HELD_UP, self._look, group, head)
-        if self.state == ENDING:
-            self.idle()
-
-    def _start_call(self, call: ActorCall, group: str) -> bool:
-        if call.cancelled:
-            self.was_cancelled(call)
-            return False
-        info = self.methods.get(call.method)
-        if info is None:
-            self.no_method(call)
-            return False
-        ready = self.ready_arguments(call)
-        if ready is None:
-            return False
-        context = self.node.base_context.copy()
-        context.run(running_call.set, self.begin(call))
-        turn = _Turn(self._groups, group, call, self._start_more)
-        name = f"actorfw {self.recipe.name}.{call.method}"
-        task = context.run(self.node.env.create_task, self._run(call, info, ready, turn), name)
-        call.runner = task
-        self._calls[task] = turn
-        task.add_done_callback(self._ran)
-        return True
-
-    async def _run(
-        self, call: ActorCall, info: MethodInfo, ready: tuple[tuple[Any, ...], dict[str, Any]], turn: _Turn
-    ) -> None:
-        try:
-            value = getattr(self.instance, call.method)(*ready[0], **ready[1])
-            if info.streams:
-                count = await self._stream(call, value, turn)
-                self.answer(call, m.VALUE, count)
-                return
-            if inspect.isawaitable(value):
-                value = await value
-        except SerializationError as error:
-            if info.streams:
-                self.refused(call, error)
-            else:
-                self.raised(call, error)
-        except BaseException as error:
-            self.raised(call, error)
-        else:
-            self.returned(call, value)
-
-    def _ran(self, task: asyncio.Task[None]) -> None:
-        turn = self._calls.pop(task)
-        if task.cancelled():  # before its first step
-            self.raised(turn.call, asyncio.CancelledError())
-        elif task.exception() is not None:
-            logger.error("actor %s: %r", self.title, task.exception())
-        turn.leave()
-        self.idle()
-
-    async def _stream(self, call: ActorCall, items: Any, turn: _Turn) -> int:
-        credit = call.credit = Credit(call.credit)
-        index = 0
-        try:
-            while (item := await driving.next_item(items)) is not END:
-                self.node.hosting.send_item(call, index, self.node.codec.pack(item, where="item"))
-                index += 1
-                turn.leave()
-                if not await credit.take():
-                    call.cancelled = True
-                    raise asyncio.CancelledError
-                await turn.enter()
-        finally:
-            await driving.close(items)
-        return index
-
-    def cancel(self, call: ActorCall) -> None:
-        call.cancelled = True
-        if call.runner is not None:
-            call.runner.cancel()
-        else:
-            self.open_gates()
-
-    def _look(self, group: str, head: Any) -> None:
-        self._watch = None
-        waiting = self._groups.head(group)
-        if waiting is None or self.state == ENDED:
-            return
-        if waiting is head:
-            for task, turn in self._calls.items():
-                if turn.held and turn.group == group:
-                    if turn.call is not self._told:
-                        self._told = turn.call
-                        driving.held_up(self.title, len(self._groups), turn.call.method, task.get_coro())
-                    break
-        self._watch = self.node.env.call_later(HELD_UP, self._look, group, waiting)
-
-
-class _Turn:
-    """A call's place among those of its group: held from its start, but for the pauses of a generator."""
-
-    __slots__ = ("_groups", "_then", "call", "group", "held")
-
-    def __init__(self, groups: Groups, group: str, call: ActorCall, then: Any) -> None:
-        self._groups = groups
-        self._then = then  # hears that there is room in a group
-        self.group = group
-        self.call = call
-        self.held = True
-
-    def leave(self) -> None:
-        if self.held:
-            self.held = False
-            self._groups.leave(self.group)
-            self._then(self.group)
-
-    async def enter(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._groups.add(self.group, turn)
-        self._then(self.group)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.held = True  # it came at the same moment; given back when the task ends
-            raise
-        self.held = True
