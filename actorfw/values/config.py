@@ -33,13 +33,15 @@ class Config:
     """How patient a node is and how much it may hold. All spans in seconds, all sizes in bytes.
 
     Args:
-        profile: which network this is: "lan", "local" (tests on one machine), "wan".
-        partition: what names do when the cluster splits: "ap" serves on both sides, "majority" asks `voters`.
-        voters: names of the nodes that vote when `partition` is "majority".
+        profile: which network this is: "lan" (one machine or data centre), "local" (tests that can't wait), "wan".
+            It says how soon a silent peer is suspected and declared dead, and whether a refused connection counts.
+        partition: what names do when the cluster splits: "ap" serves them on both sides, "majority" only where most of
+            the `voters` are; elsewhere requests fail, and actors that have names begin no calls.
+        voters: names of the three or five nodes that vote when `partition` is "majority"; the same at all nodes.
         join_timeout: how long `init()` tries its seeds before it raises.
-        link_patience: how long a broken link may stay down before the peer is given up.
-        stall_limit: how long a peer whose loop stands still, while its kernel answers, is waited for. Not used yet: it
-            belongs to the membership protocol; for now such a peer is waited for without limit.
+        link_patience: how long a link may stay broken before calls over it fail; the peer may be alive all the same.
+        stall_limit: how long a peer whose process stands still, while its machine answers, is waited for before it is
+            declared dead. Longer than anything that holds up a loop now and then: a notebook's cell, pickling 100 MB.
         borrow_grace: how long what a dead node borrowed is kept, so that those it passed it on to can register.
         max_outbox: bytes that may wait on this node to be sent (default an eighth of memory).
         max_workers: worker processes at most, those blocked in `get()` included (default 64 + cores).
@@ -74,8 +76,11 @@ class Config:
         voters = cast("object", self.voters)
         if not isinstance(voters, tuple) or not all(isinstance(v, str) for v in cast("tuple[object, ...]", voters)):
             raise UsageError(f"Config.voters is {self.voters!r}; it must be a tuple of node names")
-        if self.partition == "majority":
-            raise UsageError('Config.partition="majority" is not there yet: it comes with the membership protocol')
+        different = len(set(self.voters))
+        if self.partition == "majority" and (different not in (3, 5) or different < len(self.voters)):
+            raise UsageError(
+                f'Config.partition="majority" needs 3 or 5 different node names as voters; they are {self.voters!r}'
+            )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Config:

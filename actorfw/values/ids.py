@@ -10,7 +10,8 @@ Three numbers that are easily taken for one another have types of their own:
 
 from __future__ import annotations
 
-from typing import Final, NewType, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Final, NewType, TypeAlias
 
 __all__ = [
     "LIFE_BYTES",
@@ -21,6 +22,10 @@ __all__ = [
     "Refutation",
     "RefId",
     "WireRef",
+    "checked_id",
+    "detached_life",
+    "owned_ids",
+    "is_detached",
     "life_of",
     "node_id_of",
     "short",
@@ -58,6 +63,29 @@ def life_of(node_id: bytes, chance: bytes) -> Life:
     return node_id + chance
 
 
+_DETACHED: Final = b"detached"
+
+
+def detached_life(token: bytes) -> Life:
+    """What stands for a life in the id of a detached actor: no node's, so that it outlives them all.
+
+    The number in such an id is a shard of the name directory; that one's keeper guards the actor.
+    """
+    if len(token) != LIFE_BYTES - len(_DETACHED):
+        raise ValueError(f"the token of a detached actor is {LIFE_BYTES - len(_DETACHED)} bytes")
+    return _DETACHED + token
+
+
+def is_detached(life: Life) -> bool:
+    """Whether an id with this life is a detached actor's: nobody owns it, and handles of it hold nothing."""
+    return life.startswith(_DETACHED)
+
+
+def owned_ids(refs: Iterable[Any]) -> list[RefId]:
+    """The ids of these refs as they travel (life, number, address), but for those that nobody owns."""
+    return [(bytes(ref[0]), ref[1]) for ref in refs if not bytes(ref[0]).startswith(_DETACHED)]
+
+
 def node_id_of(life: Life) -> str:
     """The node's id as users see it (`node.id`): 16 hexadecimal digits, the same in all lives of a node."""
     return life[:NODE_ID_BYTES].hex()
@@ -66,6 +94,17 @@ def node_id_of(life: Life) -> str:
 def short(life: Life) -> str:
     """A life in eight hexadecimal digits, for messages and logs."""
     return life[NODE_ID_BYTES : NODE_ID_BYTES + 4].hex()
+
+
+def checked_id(life: object, number: object) -> RefId:
+    """An id from a message, before anything is kept under it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(life) is not bytes or len(life) != LIFE_BYTES or type(number) is not int or number < 0:
+        raise ValueError(f"({life!r}, {number!r}) is no id")
+    return life, number
 
 
 def text_id(ref: RefId) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from actorfw.values.errors import UsageError
-from actorfw.values.ids import NODE_ID_BYTES
+from actorfw.values.ids import NODE_ID_BYTES, RefId, text_id
 
-__all__ = ["Labels", "NodeAffinity", "Scheduling", "check_scheduling"]
+__all__ = ["Bundle", "Labels", "NodeAffinity", "PlacementGroup", "Scheduling", "check_scheduling"]
 
 _NODE_ID = re.compile(f"[0-9a-f]{{{2 * NODE_ID_BYTES}}}")
 
@@ -101,7 +101,69 @@ def _holds(actual: str | None, wanted: str) -> bool:
     return actual != wanted[1:] if wanted[0] == "!" else actual == wanted
 
 
-Scheduling: TypeAlias = Literal["default", "spread"] | NodeAffinity | Labels
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One bundle of a placement group, as the option `scheduling`: run in there.
+
+    Attributes:
+        group: the group.
+        index: which of its bundles, counted from 0.
+    """
+
+    group: PlacementGroup
+    index: int
+
+    def __str__(self) -> str:
+        return f"bundle {self.index} of {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementGroup:
+    """Resources that are set aside on several nodes together; made by `actorfw.placement_group`.
+
+    As the option `scheduling`: run in any of its bundles. It is a plain value: it can be sent and stored, and keeps
+    nothing alive.
+
+    Attributes:
+        owner: life of the node that made it: the group ends with it.
+        number: its number there.
+        address: where the owner can be dialled, a hint.
+        bundles: what each sets aside, names and amounts.
+        strategy: how the bundles lie.
+    """
+
+    owner: bytes
+    number: int
+    address: str
+    bundles: tuple[tuple[tuple[str, float], ...], ...]
+    strategy: Literal["pack", "spread", "strict_pack", "strict_spread"]
+
+    @property
+    def id(self) -> str:
+        """The group's name for people."""
+        return text_id(self.ref_id)
+
+    @property
+    def ref_id(self) -> RefId:
+        """The owner's life and the number."""
+        return self.owner, self.number
+
+    def bundle(self, index: int) -> Bundle:
+        """One of its bundles, for the option `scheduling`.
+
+        Raises:
+            UsageError: there is no bundle of that index.
+        """
+        given = cast("object", index)
+        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < len(self.bundles):
+            raise UsageError(f"bundle({index!r}): the group has {len(self.bundles)} bundles, counted from 0")
+        return Bundle(self, given)
+
+    def __str__(self) -> str:
+        return f"placement group {self.id[-20:]}"
+
+
+Scheduling: TypeAlias = Literal["default", "spread"] | NodeAffinity | Labels | PlacementGroup | Bundle
 
 
 def check_scheduling(value: object) -> Scheduling:
@@ -110,12 +172,13 @@ def check_scheduling(value: object) -> Scheduling:
     Raises:
         UsageError: it is not.
     """
-    if isinstance(value, (NodeAffinity, Labels)):
+    if isinstance(value, (NodeAffinity, Labels, PlacementGroup, Bundle)):
         return value
     if value == "default":
         return "default"
     if value == "spread":
         return "spread"
     raise UsageError(
-        f'scheduling is {value!r}; it must be "default", "spread", NodeAffinity(node_id, soft=False) or Labels({{...}})'
+        f'scheduling is {value!r}; it must be "default", "spread", NodeAffinity(node_id, soft=False), Labels({{...}}),'
+        " a placement group or one of its bundles"
     )
