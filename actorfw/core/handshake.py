@@ -4,7 +4,7 @@ Pure: packets in, packets out. Timeouts and connections are `runtime.links`' aff
 
     dialler   HELLO      protocol, Python, cluster, features, life, nonce, ids of the secrets it knows
     acceptor  CHALLENGE  the same of its own, id of the secret it chose, tag over both
-    dialler   PROOF      tag over both and over: epoch, seen, info
+    dialler   PROOF      tag over both and over: epoch, seen, side, info
     acceptor  WELCOME    tag over all that and over: seen, info
 
 Either side may answer REFUSAL instead. A tag is an HMAC-SHA256 under the shared secret with a label that names its
@@ -63,7 +63,10 @@ _PROOF: Final = 3
 _WELCOME: Final = 4
 _REFUSAL: Final = 5
 
-RefusalCode: TypeAlias = Literal["protocol", "python", "cluster", "secret", "epoch", "dead", "left", "closing", "self"]
+Early: TypeAlias = Literal["protocol", "python", "cluster", "secret"]
+RefusalCode: TypeAlias = Early | Literal["epoch", "closing", "self", "dead", "reborn", "later", "over", "left"]
+"""The last five are about lives that are over for the other side: the refused side is to be reborn; the refusing side
+is; they will see when they meet again; the refused life has had a successor; it has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Proof:
     life: bytes
     epoch: int
     seen: int
+    side: list[Any]  # of `core.rebirth`
     info: dict[str, Any]
 
 
@@ -284,9 +288,9 @@ class Dialling:
         self.peer = bytes(life)
         return self.peer
 
-    def prove(self, epoch: int, seen: int, info: dict[str, Any]) -> bytes:
+    def prove(self, epoch: int, seen: int, side: list[Any], info: dict[str, Any]) -> bytes:
         """The packet that offers the link."""
-        inner: bytes = msgpack.packb([epoch, seen, info])
+        inner: bytes = msgpack.packb([epoch, seen, side, info])
         packet = _write([_PROOF, inner, self._secrets.tag(b"dialler", inner)])
         self._secrets.heard(inner)
         return packet
@@ -396,9 +400,9 @@ class Accepting:
             raise ProtocolError(f"{self._where} sent packet {fields[0]} where its proof should be")
         if not hmac.compare_digest(self._secrets.tag(b"dialler", inner), tag):
             raise AuthenticationError(f"{self._where} does not know this cluster's secret")
-        epoch, seen, info = _shaped(_read(inner), "the proof", int, int, dict)
+        epoch, seen, side, info = _shaped(_read(inner), "the proof", int, int, list, dict)
         self._secrets.heard(inner)
-        return Proof(self.peer, epoch, seen, info)
+        return Proof(self.peer, epoch, seen, side, info)
 
     def welcome(self, seen: int, info: dict[str, Any]) -> bytes:
         """The packet that takes the link. Frames may follow it at once."""

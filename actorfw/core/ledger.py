@@ -15,17 +15,20 @@ Rules:
    would starve behind small ones that always fit.
 5. But nothing is set aside for what only those could free who may hold it for ever (actors), or who wait themselves
    (workers blocked in `get()`, coroutines): the one they wait for may be among those that would find no room.
+6. A bundle of a placement group is a grant of its own with books of its own: what runs in the group takes from those,
+   and from nothing else. A bundle that is closed is given back when the last that runs in it has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, cast
 
 from actorfw.values.errors import UsageError
+from actorfw.values.ids import RefId
 
-__all__ = ["PATIENCE", "UNIT", "Grant", "Ledger", "Shape"]
+__all__ = ["PATIENCE", "UNIT", "Grant", "Ledger", "Shape", "Where"]
 
 UNIT: Final = 10_000
 """Amounts are kept in ten-thousandths, as integers: ten times 0.1 is 1."""
@@ -39,6 +42,9 @@ MEMORY: Final = "memory"
 
 _LARGEST: Final = 1 << 62  # fits the envelope's 64 bit integers
 
+Where: TypeAlias = tuple[RefId, int]
+"""A bundle: the group's id and the bundle's index, -1 for any of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -47,9 +53,11 @@ class Shape:
     Attributes:
         amounts: (name, ten-thousandths) by name, without zeros. This is also what travels. The names are "CPU", "GPU",
             "memory" (bytes) and those of custom resources.
+        bundle: the bundle to take it from, if it is to be in a placement group.
     """
 
     amounts: tuple[tuple[str, int], ...] = ()
+    bundle: Where | None = None
 
     @classmethod
     def of(
@@ -82,6 +90,10 @@ class Shape:
                 raise UsageError(f"resources has {name!r}, which has an option of its own: {option}")
             amounts[name] = _units(f"resources[{name!r}]", amount)
         return cls(tuple(sorted((name, units) for name, units in amounts.items() if units)))
+
+    def within_bundle(self, bundle: Where | None) -> Shape:
+        """The same, to be taken from a bundle."""
+        return replace(self, bundle=bundle)
 
     @classmethod
     def from_wire(cls, rows: object) -> Shape:
@@ -146,11 +158,15 @@ class Grant:
         lasting: whether it may hold this for ever, or wait for others without saying so.
     """
 
-    __slots__ = ("_blocked", "_ended", "gpus", "lasting", "shape")
+    __slots__ = ("_blocked", "_devices", "_ended", "_ledger", "gpus", "lasting", "shape")
 
-    def __init__(self, shape: Shape, gpus: tuple[int, ...], lasting: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, shape: Shape, devices: tuple[int, ...], gpus: tuple[int, ...], lasting: bool
+    ) -> None:
         self.shape = shape
         self.gpus = gpus
+        self._ledger = ledger  # whose books it stands in: a bundle's, or the node's
+        self._devices = devices  # as that ledger counts them
         self.lasting = lasting
         self._blocked = False
         self._ended = False
@@ -170,13 +186,29 @@ class Ledger:
         UsageError: a part of a GPU.
     """
 
-    __slots__ = ("_aside", "_devices", "_free", "_stuck", "_stuck_devices", "_totals", "_waiting")
+    __slots__ = (
+        "_aside",
+        "_bundles",
+        "_devices",
+        "_free",
+        "_gpus",
+        "_grants",
+        "_of",
+        "_stuck",
+        "_stuck_devices",
+        "_totals",
+        "_waiting",
+    )
 
-    def __init__(self, totals: Shape) -> None:
+    def __init__(self, totals: Shape, of: Grant | None = None) -> None:
         gpus, part = divmod(totals.units(GPU), UNIT)
         if part:
             raise UsageError(f"num_gpus is {_number(totals.units(GPU))}; a node has a whole number of them")
         self._totals = totals
+        self._gpus = tuple(range(gpus)) if of is None else of.gpus
+        self._of = of  # the bundle's grant, if these are a bundle's books
+        self._grants = 0
+        self._bundles: dict[Where, Ledger] = {}
         self._free = dict(totals.amounts)
         self._devices = [UNIT] * gpus  # what is free of each
         self._stuck = dict.fromkeys(self._free, 0)  # rule 5
@@ -195,10 +227,14 @@ class Ledger:
 
     def fits_totals(self, shape: Shape) -> bool:
         """Whether this could ever run here."""
+        if shape.bundle is not None:
+            return any(shape.within(books._totals) for books in self._books(shape.bundle))
         return shape.within(self._totals)
 
     def has_room(self, shape: Shape) -> bool:
         """Whether `take` would grant it now."""
+        if shape.bundle is not None:
+            return any(books._find(shape) is not None for books in self._books(shape.bundle))
         return self._find(shape) is not None
 
     def take(self, shape: Shape, *, lasting: bool = False) -> Grant | None:
@@ -208,9 +244,16 @@ class Ledger:
             shape: what it needs.
             lasting: an actor, or a coroutine: it may hold this for ever, or wait for others without saying so.
         """
+        if shape.bundle is not None and self._of is None:
+            for books in self._books(shape.bundle):
+                grant = books.take(shape, lasting=lasting)
+                if grant is not None:
+                    return grant
+            return None
         devices = self._find(shape)
         if devices is None:
             return None
+        self._grants += 1
         for name, units in shape.amounts:
             self._free[name] -= units
         if devices:
@@ -219,7 +262,7 @@ class Ledger:
                 self._devices[index] -= share
         if self._waiting is not None and self._waiting[0] == shape:
             self.unreserve()
-        grant = Grant(shape, devices, lasting)
+        grant = Grant(self, shape, devices, tuple(self._gpus[index] for index in devices), lasting)
         if lasting:
             self._stick(grant, 1)
         return grant
@@ -230,16 +273,23 @@ class Ledger:
         Raises:
             ValueError: it had ended before.
         """
+        if grant._ledger is not self:
+            books = grant._ledger
+            books.release(grant)
+            if books not in self._bundles.values():
+                self._give_up_if_idle(books)
+            return
         self._check(grant)
         if grant.lasting or grant._blocked:
             self._stick(grant, -1)
         grant._ended = True
+        self._grants -= 1
         for name, units in grant.shape.amounts:
             if not (grant._blocked and name == CPU):
                 self._free[name] += units
-        if grant.gpus:
+        if grant._devices:
             share = min(grant.shape.units(GPU), UNIT)
-            for index in grant.gpus:
+            for index in grant._devices:
                 self._devices[index] += share
 
     def give_back_cpu(self, grant: Grant) -> bool:
@@ -251,6 +301,8 @@ class Ledger:
         Raises:
             ValueError: it has ended.
         """
+        if grant._ledger is not self:
+            return grant._ledger.give_back_cpu(grant)
         self._check(grant)
         if grant._blocked:
             return False
@@ -268,6 +320,9 @@ class Ledger:
         Raises:
             ValueError: it has ended.
         """
+        if grant._ledger is not self:
+            grant._ledger.retake_cpu(grant)
+            return
         self._check(grant)
         if not grant._blocked:
             return
@@ -305,6 +360,34 @@ class Ledger:
         self._waiting = None
         self._aside = None
 
+    # -- bundles -------------------------------------------------------------------------------------------------------
+
+    def open_bundle(self, group: RefId, index: int, grant: Grant) -> None:
+        """What a grant holds is a bundle now: things that ask for it run in there."""
+        self._bundles[group, index] = Ledger(grant.shape, grant)
+
+    def close_bundle(self, group: RefId, index: int) -> None:
+        """Nothing new runs in a bundle; its grant ends when nothing does any more."""
+        self._give_up_if_idle(self._bundles.pop((group, index)))
+
+    def bundle_totals(self, bundle: Where) -> list[Shape]:
+        """What the open bundles of a group have in all, those that this names."""
+        return [books._totals for books in self._books(bundle)]
+
+    def _give_up_if_idle(self, books: Ledger) -> None:
+        if not books._grants and books._of is not None:
+            of, books._of = books._of, None
+            self.release(of)
+
+    def _books(self, bundle: Where) -> list[Ledger]:
+        group, index = bundle
+        if index >= 0:
+            books = self._bundles.get(bundle)
+            return [books] if books is not None else []
+        return [books for (each, _), books in self._bundles.items() if each == group]
+
+    # ------------------------------------------------------------------------------------------------------------------
+
     def _find(self, shape: Shape) -> tuple[int, ...] | None:
         """The devices for this shape (often none), or None if there is no room."""
         free = self._free
@@ -339,7 +422,7 @@ class Ledger:
         for name, units in grant.shape.amounts:
             if name != CPU or grant.lasting:
                 self._stuck[name] += sign * units
-        for index in grant.gpus:
+        for index in grant._devices:
             self._stuck_devices[index] += sign * min(grant.shape.units(GPU), UNIT)
 
     def _check(self, grant: Grant) -> None:

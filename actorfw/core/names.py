@@ -5,10 +5,14 @@ guardian. A request goes to the keeper over whoever knows better where that is. 
 on its way, is therefore sent again, and so may be served twice; it says which actor it is for, so that the second time
 changes nothing. An entry goes when its guardian takes it out or dies.
 
+A detached actor has no guardian but the keeper of its shard, whoever that is. Its entry says all that the next keeper
+must know (`core.entries.Record`), and is at the two nodes next in order before it counts (`core.copies`). An entry
+whose actor has ended stays for a minute, so that what comes late hears how. What is for the guardian of a detached
+actor travels as a request too.
+
 `Names` is the machine of one node: inputs are its methods, each returns what is to be done. It has no clock, no
 sockets and no chance of its own. It leaves to others: who is a member and who is dead (membership), exactly-once
-delivery in order (sessions), and what a name's actor does (guardians). Detached actors, whose guardian is the keeper,
-are not here yet.
+delivery in order (sessions), what a name's actor does (guardians), and with leases whether this node may serve.
 """
 
 from __future__ import annotations
@@ -16,11 +20,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
-from actorfw.core.shards import HANDLERS, SHARDS, Entry, Shards, Table, Token, rows_of, shard_of
+from actorfw.core.copies import HANDLERS as COPY_HANDLERS
+from actorfw.core.entries import HIDDEN, Entry, Key, Record, Table, rows_of, shard_of
+from actorfw.core.keeping import Ask, Keeper
+from actorfw.core.shards import HANDLERS, SHARDS, Shards
 from actorfw.values.errors import ProtocolError
-from actorfw.values.ids import Life
+from actorfw.values.ids import Life, RefId
 
 __all__ = ["TICK", "Entry", "Instruction", "Names", "Operation"]
 
@@ -31,29 +38,23 @@ _MAX_HOPS: Final = 6
 _REROUTE: Final = 1.0  # a request that waits here for a token looks for it elsewhere again
 _RESEND: Final = 2.0  # a request forwarded to a node that is dead and not yet known to be is lost without a sign
 _LIST_RETRY: Final = 0.25
+_NO_QUORUM: Final = 2.0  # seconds without a majority of voters after which requests fail
+_LEASES: Final = 4  # spans of a lease after which they fail although there is a majority
 _LIST_LIMIT: Final = 5.0  # longer than a recovery takes: a list is a view, not worth waiting for beyond that
 
-Operation: TypeAlias = Literal["create", "lookup", "remove", "list"]
+Operation: TypeAlias = Literal["create", "lookup", "remove", "list", "guard", "hold", "let_go"]
 Instruction: TypeAlias = tuple[Any, ...]
 """What the caller is to do, one of:
 
 * `("send", life, message)`: a plain tuple that msgpack can carry. If there is no session with that life yet, it waits
   until there is one, or until `Names.dead` was called with it;
 * `("answer", request id, ok, payload)`: a request made here is done, see `Names.request`;
-* `("conflict", namespace, name, lost entry, kept entry)`: two actors held one name and the one of this node lost it.
+* `("conflict", namespace, name, lost entry, kept entry)`: two actors held one name and the one of this node lost it;
+* `("guard", key, entry)`: this node guards a detached actor from now on, or it is to look at its entry again;
+* `("give_up", id)`: it does not guard it any more;
+* `("asked", ticket, id, verb, argument)`: a request to the guardian of a detached actor, to be given to `answered`;
+* `("safe", ticket)`: what `record` was called with will outlive this node.
 """
-
-
-class _Ask(NamedTuple):
-    """A request as it travels. `attempt` tells its copies apart: only a grant of the latest one counts."""
-
-    origin: Life
-    request: int
-    attempt: int
-    op: str
-    namespace: str
-    name: str
-    payload: Any
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class _Pending:
     namespace: str
     name: str
     payload: Any
+    begun: float
     attempt: int = 1
     sent: float = 0.0
 
@@ -89,10 +91,18 @@ class Names:
     Args:
         life: this node's life.
         now: the present, in seconds of any clock that doesn't jump.
+        ttl: with leases, how long they last.
+
+    Attributes:
+        may_serve: with leases, whether a shard's lease runs.
+        quorum: with leases, whether a majority of the voters is there, as far as this node knows.
     """
 
-    def __init__(self, life: Life, now: float) -> None:
+    def __init__(self, life: Life, now: float, *, ttl: float | None = None) -> None:
         self.life = life
+        self.may_serve: Callable[[int, float], bool] | None = None
+        self.quorum = True
+        self._ttl = ttl
         self._now = now
         self._out: list[Instruction] = []
         self._local: deque[tuple[Any, ...]] = deque()  # messages to this node itself
@@ -101,7 +111,8 @@ class Names:
         self._pending: dict[int, _Pending] = {}
         self._listings: dict[int, _Listing] = {}
         self._own_requests = 0
-        self._waiting: dict[int, dict[tuple[Life, int], tuple[float, _Ask]]] = {}  # for a token, by shard
+        self._waiting: dict[int, dict[tuple[Life, int], tuple[float, Ask]]] = {}  # for a token, by shard
+        self._keeper = Keeper(self._tell, self._send, self._wait, self._route_waiting, ttl)
         self._shards = Shards(
             life,
             now,
@@ -109,7 +120,12 @@ class Names:
             promising=self._promising,
             promise_ended=self._promise_ended,
             keeper_changed=self._route_waiting,
+            kept=self._keeper.shard_kept,
+            passing=self._keeper.shard_passing,
+            conflict=self._keeper.conflict,
+            ttl=ttl,
         )
+        self._keeper.shards = self._shards
 
     def __repr__(self) -> str:
         return (
@@ -121,6 +137,15 @@ class Names:
     def kept_shards(self) -> frozenset[int]:
         """The shards this node keeps."""
         return frozenset(self._shards.tokens)
+
+    def is_dead(self, life: Life) -> bool:
+        """Whether a life is known to be over."""
+        return life in self._shards.dead
+
+    @property
+    def versions(self) -> dict[int, int]:
+        """The versions of the tokens here, by shard."""
+        return {shard: token.version for shard, token in self._shards.tokens.items()}
 
     @property
     def kept(self) -> dict[tuple[str, str], Entry]:
@@ -167,6 +192,32 @@ class Names:
                 self._dispatch(request)
         return self._flush()
 
+    def forget(self, life: Life, now: float) -> list[Instruction]:
+        """What was to be sent to a life could not be, for long: it is no member. It may become one all the same."""
+        self._at(now)
+        self._shards.forget(life)
+        for request, listing in list(self._listings.items()):
+            listing.missing.discard(life)
+            self._list_step(request, listing)
+        return self._flush()
+
+    def moved(self, life: Life, heir: Life, address: str, now: float) -> list[Instruction]:
+        """`life` is about to leave, and `heir` answers for its actors from now on: they keep their names."""
+        self._at(now)
+        self._shards.moved(life, heir, address)
+        return self._flush()
+
+    def adopt(self, namespace: str, name: str, entry: Entry) -> None:
+        """This node answers now for an actor that has this name."""
+        self._mine.setdefault(shard_of(namespace, name), {})[namespace, name] = entry
+
+    def restarted(self, namespace: str, name: str, id: RefId, incarnation: int) -> None:
+        """An actor of this node that has this name is to be at another host: a new keeper is to know that."""
+        table = self._mine.get(shard_of(namespace, name), {})
+        entry = table.get((namespace, name))
+        if entry is not None and entry.id == id:
+            table[namespace, name] = entry._replace(incarnation=incarnation)
+
     def leave(self, now: float) -> list[Instruction]:
         """This node is about to leave: hand all shards over. It may end when `drained`."""
         self._at(now)
@@ -184,14 +235,21 @@ class Names:
         | lookup | None | True, `Entry`; or False, `("not_found", None)` |
         | remove | `(life, number, incarnation)` | True, None: whatever has the name now, it is not this |
         | list | None | True, `[(namespace, name, Entry), ...]` |
+        | guard | `(life, number, verb, argument)` | True, what the guardian said; or False, `("not_found", None)` |
+        | hold | `(life, number, incarnation)` | True, whether the host may take calls for it: see `core.holds` |
+        | let_go | `(life, number, incarnation)` | True, None: the host takes no more calls for it |
+
+        With leases each may also be answered False, `("no_quorum", None)`.
 
         Args:
             request: a number above 0 that this life never used before.
             op: what to do.
-            namespace: the namespace; for "list" None means all.
-            name: the name; not used by "list".
+            namespace: the namespace; for "list" None means all; not used by "guard".
+            name: the name; not used by "list" and "guard".
             payload: see above. The guardian in a created entry is this node, and only the guardian removes.
             now: the present.
+
+        A created entry with a `Record` is of a detached actor: once the answer is there, it outlives its creator.
         """
         self._at(now)
         if op == "list":
@@ -217,8 +275,12 @@ class Names:
         """Time has passed. To be called every `TICK` seconds; cheap when there is nothing to do."""
         self._at(now)
         for request, pending in list(self._pending.items()):
-            if now - pending.sent >= _RESEND:
+            if self._ttl is not None and now - pending.begun >= (_LEASES * self._ttl if self.quorum else _NO_QUORUM):
+                del self._pending[request]
+                self._answer(request, False, ("no_quorum", None))
+            elif now - pending.sent >= _RESEND:
                 self._dispatch(request)
+        self._keeper.tick()
         for shard, queue in list(self._waiting.items()):
             if any(now - since >= _REROUTE for since, _ in queue.values()):
                 self._route_waiting(shard)
@@ -239,9 +301,20 @@ class Names:
         else:
             self._out.append(("send", life, message))
 
+    def _tell(self, instruction: Instruction) -> None:
+        self._out.append(instruction)
+
+    def _answer(self, request: int, ok: bool, payload: Any) -> None:
+        if request > 0:
+            self._out.append(("answer", request, ok, payload))
+
     def _flush(self) -> list[Instruction]:
-        while self._local:
-            self._receive(self.life, self._local.popleft())
+        while True:
+            while self._local:
+                self._receive(self.life, self._local.popleft())
+            self._shards.copies.flush()
+            if not self._local:
+                break
         out, self._out = self._out, []
         return out
 
@@ -251,6 +324,8 @@ class Names:
             _HANDLERS[verb](self, peer, *message[1:])
         elif verb in HANDLERS:
             HANDLERS[verb](self._shards, peer, *message[1:])
+        elif verb in COPY_HANDLERS:
+            COPY_HANDLERS[verb](self._shards.copies, peer, *message[1:])
         else:
             raise ProtocolError(f"node {peer.hex()} sent {message!r:.100}, which is no message about names")
 
@@ -258,48 +333,64 @@ class Names:
 
     def _on_ask(self, peer: Life, *fields: Any) -> None:
         *ask, hops = fields
-        self._route(_Ask(*ask), hops, peer)
+        self._route(Ask(*ask), hops, peer)
 
-    def _route(self, ask: _Ask, hops: int, sender: Life | None) -> None:
+    def _route(self, ask: Ask, hops: int, sender: Life | None) -> None:
         """Serve a request, send it on, or keep it until there is a token or a second has passed."""
         if ask.origin in self._shards.dead:
             return
-        shard = shard_of(ask.namespace, ask.name)
+        shard = _shard_of(ask.op, ask.namespace, ask.name, ask.payload)
         token = self._shards.tokens.get(shard)
         if token is not None:
-            self._serve(token, ask)
+            if self.may_serve is not None and not self.may_serve(shard, self._now):
+                self._wait(shard, ask)
+            else:
+                self._keeper.serve(shard, token, ask)
             return
         if sender is not None:
             self._shards.is_not_keeper(shard, sender)
         to = self._shards.keeper(shard)
-        if to == self.life or hops >= _MAX_HOPS:
-            self._waiting.setdefault(shard, {})[ask.origin, ask.request] = (self._now, ask)
-        else:
+        if to != self.life and hops < _MAX_HOPS:
             self._send(to, ("ask", *ask, hops + 1))
+        elif not self._keeper.serve_from_copy(shard, ask):
+            self._wait(shard, ask)
+
+    def _wait(self, shard: int, ask: Ask) -> None:
+        self._waiting.setdefault(shard, {})[ask.origin, ask.request] = (self._now, ask)
 
     def _route_waiting(self, shard: int) -> None:
         for _, ask in self._waiting.pop(shard, {}).values():
             self._route(ask, 0, None)
 
-    def _serve(self, token: Token, ask: _Ask) -> None:
-        key = (ask.namespace, ask.name)
-        old = token.table.get(key)
-        ok = True
-        answer: tuple[Any, ...] | None = None
-        if ask.op == "create":
-            entry = Entry(*ask.payload[0])
-            if old is None or old.is_same(entry):
-                token.table[key] = entry
-                grant = ("grant", ask.request, ask.attempt, token.version, *key, tuple(entry))
-                self._send(ask.origin, grant)
-                return
-            ok = bool(ask.payload[1])
-            answer = (tuple(old), False) if ok else ("exists", tuple(old))
-        elif ask.op == "lookup":
-            ok, answer = old is not None, ("not_found", None) if old is None else tuple(old)
-        elif old is not None and old[:3] == tuple(ask.payload):
-            del token.table[key]
-        self._send(ask.origin, ("reply", ask.request, ask.attempt, ok, answer))
+    # -- the keeper ----------------------------------------------------------------------------------------------------
+
+    def record(self, key: Key, id: RefId, incarnation: int, record: Record, ticket: object, now: float) -> list[Any]:
+        """The guardian here says what has become of a detached actor: `("safe", ticket)` follows when that is safe.
+
+        If the shard is handed over before, it does not follow, and the next guardian starts from what was recorded.
+        """
+        self._at(now)
+        self._keeper.record(key, id, incarnation, record, ticket)
+        return self._flush()
+
+    def answered(self, ticket: tuple[Life, int], ok: bool, payload: Any, now: float) -> list[Instruction]:
+        """The guardian here answers what it was asked."""
+        self._at(now)
+        self._keeper.answered(ticket, ok, payload)
+        return self._flush()
+
+    def leased(self, shard: int, now: float) -> list[Instruction]:
+        """The lease of a shard that this node keeps begins."""
+        self._at(now)
+        self._keeper.leased(shard)
+        self._route_waiting(shard)
+        return self._flush()
+
+    def outdated(self, shard: int, version: int, now: float) -> list[Instruction]:
+        """The voters know of a later keeper of a shard than this node."""
+        self._at(now)
+        self._shards.drop(shard, version)
+        return self._flush()
 
     # -- requests of this node -----------------------------------------------------------------------------------------
 
@@ -309,7 +400,8 @@ class Names:
         elif op == "remove":
             # At once, not when the keeper has done it: a recovery in between must not bring the name back.
             self._forget_mine(namespace, name, tuple(payload))
-        self._pending[request] = _Pending(op, shard_of(namespace, name), namespace, name, payload)
+        shard = _shard_of(op, namespace, name, payload)
+        self._pending[request] = _Pending(op, shard, namespace, name, payload, self._now)
         self._dispatch(request)
 
     def _dispatch(self, request: int) -> None:
@@ -317,13 +409,13 @@ class Names:
         if pending.op == "create" and self._shards.is_promised(pending.shard):
             return  # no grant may be accepted now; it is sent when the promise ends
         pending.sent = self._now
-        ask = _Ask(self.life, request, pending.attempt, pending.op, pending.namespace, pending.name, pending.payload)
+        ask = Ask(self.life, request, pending.attempt, pending.op, pending.namespace, pending.name, pending.payload)
         self._route(ask, 0, None)
 
     def _remove_ghost(self, namespace: str, name: str, entry: Entry) -> None:
         """Take out an entry that a late copy of a create made after the actor no longer wanted the name."""
         self._own_requests -= 1  # below 0: answered to nobody
-        self._begin(self._own_requests, "remove", namespace, name, entry[:3])
+        self._begin(self._own_requests, "remove", namespace, name, entry.id)
 
     def _is_ghost(self, pending: _Pending, entry: Entry) -> bool:
         if entry.guardian != self.life:
@@ -333,7 +425,7 @@ class Names:
         if held is not None and held.is_same(entry):
             return False
         return not any(
-            other.op == "create" and (other.namespace, other.name) == key and entry.is_same(Entry(*other.payload[0]))
+            other.op == "create" and (other.namespace, other.name) == key and entry.is_same(Entry.of(other.payload[0]))
             for other in self._pending.values()
         )
 
@@ -341,7 +433,7 @@ class Names:
         shard = shard_of(namespace, name)
         table = self._mine.get(shard, {})
         entry = table.get((namespace, name))
-        if entry is None or entry[:3] != actor:
+        if entry is None or entry.id != actor[:2]:
             return False
         del table[namespace, name]
         if not table:
@@ -360,14 +452,14 @@ class Names:
                 self._dispatch(request)
 
     def _on_conflict(self, _peer: Life, namespace: str, name: str, lost: Any, kept: Any) -> None:
-        entry = Entry(*lost)
-        if self._forget_mine(namespace, name, entry[:3]):
-            self._out.append(("conflict", namespace, name, entry, Entry(*kept)))
+        entry = Entry.of(lost)
+        if self._forget_mine(namespace, name, entry.id):
+            self._out.append(("conflict", namespace, name, entry, Entry.of(kept)))
 
     def _on_grant(
         self, _peer: Life, request: int, attempt: int, _version: int, namespace: str, name: str, fields: Any
     ) -> None:
-        entry, shard = Entry(*fields), shard_of(namespace, name)
+        entry, shard = Entry.of(fields), shard_of(namespace, name)
         pending = self._pending.get(request)
         if pending is None:
             held = self._mine.get(shard, {}).get((namespace, name))
@@ -384,18 +476,20 @@ class Names:
         if pending is None or attempt != pending.attempt:
             return
         if pending.op == "create":
-            entry = Entry(*answer[0 if ok else 1])
-            if self._is_ghost(pending, entry):
+            entry = Entry.of(answer[0 if ok else 1])
+            if ok and answer[1]:
+                answer = (entry, True)  # detached: nobody but its keeper holds it
+            elif self._is_ghost(pending, entry):
                 self._remove_ghost(pending.namespace, pending.name, entry)
                 pending.attempt += 1
                 self._dispatch(request)
                 return
-            answer = (entry, False) if ok else ("exists", entry)
+            else:
+                answer = (entry, False) if ok else ("exists", entry)
         elif pending.op == "lookup" and ok:
-            answer = Entry(*answer)
+            answer = Entry.of(answer)
         del self._pending[request]
-        if request > 0:
-            self._out.append(("answer", request, ok, answer))
+        self._answer(request, ok, answer)
 
     # -- lists ---------------------------------------------------------------------------------------------------------
 
@@ -426,13 +520,18 @@ class Names:
         complete = not listing.missing and len(listing.found) == SHARDS
         if complete or self._now >= listing.until:
             del self._listings[request]
-            entries = [(row[0], row[1], Entry(*row[2])) for rows in listing.found.values() for row in rows]
-            living = sorted(row for row in entries if row[2].guardian not in self._shards.dead)
+            entries = [(row[0], row[1], Entry.of(row[2])) for rows in listing.found.values() for row in rows]
+            living = [row for row in entries if row[2].guardian not in self._shards.dead and not row[2].ended]
+            living = sorted((row for row in living if row[0] != HIDDEN), key=lambda row: row[:2])
             self._out.append(("answer", request, True, living))
         elif listing.retry is not None and self._now >= listing.retry:
             self._ask_list(request, listing)
         elif not listing.missing and listing.retry is None:
             listing.retry = self._now + _LIST_RETRY  # some token was on its way between two that had answered
+
+
+def _shard_of(op: str, namespace: str, name: str, payload: Any) -> int:
+    return payload[1] if op == "guard" else shard_of(namespace, name)
 
 
 _HANDLERS: Final = cast(

@@ -5,7 +5,8 @@ Leaves to others: the values themselves, what a handle is, sending, and judging 
 
 Rules:
 
-1. A ref names its owner. The owner's life and a number are the ref's identity; the owner never changes.
+1. A ref names its owner. The owner's life and a number are the ref's identity. The owner changes only when it leaves
+   in an orderly way and names an heir (`core.inheritance`).
 2. The owner lists *who* holds a ref, never how often. Only a node itself enters or removes itself, on its own ordered
    session with the owner, so an entry has one writer and nothing can overtake it.
 3. Whoever passes a ref on holds it (`lent`) until the taker says that it needs that protection no more (`return`).
@@ -153,19 +154,17 @@ class _Sent(NamedTuple):
 
 class Ownership:
     """The records of one node. Each method returns the instructions that follow from the event, in order.
-
     ("send", peer, verb, id, asof): tell `peer`, before anything else is sent to it; only "return" has an `asof`.
     ("free", id): nothing here holds it any more. Its owner frees the value or ends the actor; a borrower forgets its
         copy.
     ("lost", id): it can't be had any more, though something here still names it; a "free" follows when nothing does.
 
-    A `send` to a life that can't be reached at all is answered with `dead` for it.
+    A `send` to a life that can't be reached at all is answered with `dead` for it. `life` is this node's."""
 
-    Args:
-        life: this node's.
-    """
-
-    __slots__ = ("_answering", "_calls", "_dead", "_life", "_numbers", "_orphans", "_records", "_seen", "_stored")
+    __slots__ = (
+        *("_answering", "_calls", "_dead", "_given", "_heirs", "_life"),
+        *("_numbers", "_orphans", "_records", "_seen", "_stored"),
+    )
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -178,6 +177,9 @@ class Ownership:
         self._seen: dict[Peer, int] = {}  # and received from each
         # Never forgotten: an id of a life that died long ago may still come by, and nobody would answer a borrow.
         self._dead: set[Peer] = set()
+        # Who owns now what a life that left had owned; and single ids while they change hands (`core.inheritance`).
+        self._heirs: dict[Life, Life] = {}
+        self._given: dict[RefId, Life] = {}
 
     # What this node holds itself
 
@@ -263,10 +265,7 @@ class Ownership:
 
         A user's timeout or cancel does not end it, nor a lost link: the callee may still be reading the arguments.
         `took` comes first for the refs in the same answer, else what the callee merely hands back is freed in between.
-
-        Args:
-            call: as it was named when sent; unknown ones are ignored, since calls without refs are never told.
-            kept: those of its refs that the answer says the callee still holds.
+        Unknown calls are ignored, since calls without refs are never told. `kept`: what the callee still holds.
         """
         out: list[Instruction] = []
         sent = self._calls.get(call)
@@ -319,9 +318,7 @@ class Ownership:
 
         `gave` for refs in the answer itself comes first, else a ref that only the call had brought is let go between.
 
-        Returns:
-            What the answer must name as still held here, and the instructions, which follow the answer.
-        """
+        Returns what the answer must name as still held here, and the instructions, which follow the answer."""
         out: list[Instruction] = []
         kept: list[RefId] = []
         key = (peer, call)
@@ -331,11 +328,11 @@ class Ownership:
             # While another call of the same caller brought it too, the caller still holds it: the last one says what
             # is kept. Another caller's call would not do: what that one holds may hang on us.
             if (
-                id[0] != self._life
+                (owner := self.owner(id)) != self._life
                 and peer not in (record.args or ())
                 and record.reg != "lost"
                 and record.live()
-                and not (record.prot is not None and id[0] in record.prot)
+                and not (record.prot is not None and owner in record.prot)
             ):
                 kept.append(id)
                 record.protect(peer)
@@ -380,7 +377,10 @@ class Ownership:
         if peer in self._dead:
             return []
         record = self._records.get(id)
-        if id[0] != self._life or record is None or record.reg == "lost":
+        owner = self.owner(id)
+        if owner not in (self._life, id[0]):
+            return []  # it has an heir: the asker is told, and asks there
+        if owner != self._life or record is None or record.reg == "lost":
             return [("send", peer, "gone", id, None)]
         record.lend(peer, self._count(peer))
         return [("send", peer, "grant", id, None)]
@@ -395,7 +395,7 @@ class Ownership:
         if record is None:
             out.append(("send", peer, "return", id, self._seen[peer]))
             return out
-        if record.reg == "asked" and id[0] == peer:
+        if record.reg == "asked" and self.owner(id) == peer:
             record.reg = "no"
         record.protect(peer)
         self._settle(id, record, out)
@@ -405,7 +405,7 @@ class Ownership:
         """The owner has freed it: after a crash that outlasted the grace."""
         out: list[Instruction] = []
         record = self._records.get(id)
-        if record is not None and record.reg == "asked" and id[0] == peer:
+        if record is not None and record.reg == "asked" and self.owner(id) == peer:
             self._lose(id, record, out)
         return out
 
@@ -441,7 +441,7 @@ class Ownership:
         for id, record in list(self._records.items()):
             if record.prot is not None:
                 record.prot.pop(peer, None)
-            if id[0] == peer:
+            if self.owner(id) == peer:
                 if record.reg != "lost":
                     self._lose(id, record, out)
             else:
@@ -479,6 +479,12 @@ class Ownership:
         return out
 
     # Looking in
+
+    def owner(self, id: RefId) -> Life:
+        """The life that owns this ref now: the one in its id, or that one's heir."""
+        if self._heirs or self._given:
+            return self._given.get(id) or self._heirs.get(id[0], id[0])
+        return id[0]
 
     def live(self, id: RefId) -> bool:
         """Whether anything here, or anyone it was lent to, holds this ref, as far as this node knows."""
@@ -524,7 +530,7 @@ class Ownership:
             frozenset(self._stored.items()),
         )
         counts = (frozenset(self._numbers.items()), frozenset(self._seen.items()), frozenset(self._dead))
-        return tables, counts
+        return tables, counts, frozenset(self._heirs.items()), frozenset(self._given.items())
 
     # Inside
 
@@ -538,7 +544,7 @@ class Ownership:
         record = self._records.get(id)
         if record is None:
             record = self._records[id] = _Record()
-            if id[0] in self._dead:
+            if self.owner(id) in self._dead:
                 record.reg = "lost"
                 out.append(("lost", id))
         return record
@@ -548,7 +554,8 @@ class Ownership:
         record = self._records.get(id)
         if record is None:
             record = self._records[id] = _Record()
-            if id[0] == self._life or id[0] in self._dead:
+            owner = self.owner(id)
+            if owner == self._life or owner in self._dead:
                 record.reg = "lost"
                 if out is not None:
                     out.append(("lost", id))
@@ -563,7 +570,7 @@ class Ownership:
     def _settle(self, id: RefId, record: _Record, out: list[Instruction]) -> None:
         """The table in the module's docstring."""
         live = record.live()
-        owner = id[0]
+        owner = self.owner(id)
         prot = record.prot
         if owner == self._life or record.reg == "lost":
             if prot:

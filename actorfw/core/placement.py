@@ -7,10 +7,12 @@ Rules, in this order:
 
 1. Only members that are up, host for others (or are this node), have what is asked for in their totals, and carry the
    labels that are asked for.
-2. A member that sent this one back, or to which as much of ours is on the way as its window lets in, is left out. If
-   that leaves nobody, the task waits here. If there was nobody to begin with, no waiting helps unless members change.
+2. A member that sent this one back, or to which as much of ours is on the way as its window lets in, is left out. There
+   is a window for each shape, or a large one would never be sent while there are small ones. If that leaves nobody, the
+   task waits here. If there was nobody to begin with, no waiting helps unless members change.
 3. `NodeAffinity`: that member; if soft, only while it seems to have room. `spread`: who has the fewest of ours.
-4. Else who holds the most bytes of the arguments, if that is more than `LARGE` and it is not over-full; else this node
+4. In a placement group: where its bundles lie, and nowhere else.
+5. Else who holds the most bytes of the arguments, if that is more than `LARGE` and it is not over-full; else this node
    while it has room; else of two members at random the one that is less loaded.
 
 The load that is known of a member is old. All who hear that somebody is idle go there at once, unless each counts what
@@ -28,7 +30,7 @@ from actorfw.core.ledger import Shape
 from actorfw.values.ids import Life
 from actorfw.values.scheduling import Labels, NodeAffinity, Scheduling
 
-__all__ = ["LARGE", "WAIT", "Choice", "Infeasible", "Member", "Wait", "choose", "window"]
+__all__ = ["LARGE", "WAIT", "Choice", "Infeasible", "Member", "Wait", "choose", "choose_in_group", "window"]
 
 LARGE: Final = 1 << 20
 """Bytes of arguments that are worth going to."""
@@ -54,6 +56,7 @@ class Member:
         load: tasks running and queued there, when it last said so.
         since: what this node has sent there since it said so.
         own: what of this node is there or on its way, not yet answered.
+        alike: how much of that is of the shape that is being placed.
         name: for texts.
     """
 
@@ -66,6 +69,7 @@ class Member:
     load: float = 0.0
     since: int = 0
     own: int = 0
+    alike: int = 0
     name: str = ""
 
 
@@ -80,9 +84,11 @@ class Infeasible:
 
     Attributes:
         text: what is asked for, and what there is, for the log and for `UnschedulableError`.
+        final: no change of members can help, so that waiting makes no sense.
     """
 
     text: str
+    final: bool = False
 
 
 WAIT: Final = Wait()
@@ -136,7 +142,7 @@ def choose(
         if member.life in exclude:
             continue
         # What asks for nothing finds room anywhere: a window would only slow down who waits for the network.
-        if room if member.life == me else lasting or not shape.amounts or member.own < window(slots):
+        if room if member.life == me else lasting or not shape.amounts or member.alike < window(slots):
             ready.append((member, slots))
 
     if isinstance(scheduling, NodeAffinity):
@@ -171,6 +177,52 @@ def choose(
         return ready[0][0].life
     one, other = rng.sample(ready, 2)
     return (one if _fullness(one) <= _fullness(other) else other)[0].life
+
+
+def choose_in_group(
+    shape: Shape,
+    places: Sequence[tuple[Life | None, Shape]],
+    *,
+    me: Life,
+    room: bool,
+    members: Sequence[Member],
+    rng: Random,
+    exclude: Collection[Life] = (),
+    lasting: bool = False,
+) -> Choice:
+    """Choose where in a placement group something runs.
+
+    Args:
+        shape: what it needs.
+        places: where the bundles that it may run in lie, None while one has no place, and what each holds in all.
+        me: this node's life.
+        room: whether a bundle here has room now.
+        members: all that are known.
+        rng: chance.
+        exclude: who sent this one back.
+        lasting: as in `choose`.
+
+    Returns:
+        The life of the chosen one, `WAIT`, or why no bundle of the group can ever run it.
+    """
+    fits = [(life, bundle) for life, bundle in places if shape.within(bundle)]
+    if not fits:
+        has = "; ".join(str(bundle) for _, bundle in places) or "none that are left"
+        return Infeasible(f"no bundle of its placement group can run this: it asks for {shape}; the bundles are {has}")
+    known = {member.life: member for member in members if member.state == "up"}
+    slots: dict[Life, int] = {}
+    for life, bundle in fits:
+        if life is not None and life in known and life not in exclude:
+            slots[life] = slots.get(life, 0) + shape.slots(bundle)
+    ready = [
+        life
+        for life, count in slots.items()
+        if (room if life == me else lasting or not shape.amounts or known[life].alike < window(count))
+    ]
+    if not ready:
+        return WAIT
+    fewest = min(known[life].own / slots[life] for life in ready)
+    return rng.choice([life for life in ready if known[life].own / slots[life] == fewest])
 
 
 def _fullness(candidate: tuple[Member, int]) -> float:

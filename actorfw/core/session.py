@@ -10,7 +10,10 @@ Rules
     of two equal ones that of the lower life. Taking a link abandons the own dial, closes the current link, whose
     unread bytes are **discarded**, and resends what the other side has not seen.
     Data is taken from the current link only. A number seen before is dropped, a gap closes the link.
-    The session ends by death or leaving only, never because a link broke.
+    The session ends by death or leaving only, never because a link broke, and dials again until then. What breaks and
+    what answers instead of the other side is evidence; judging it is left to others.
+    A link that nobody needs may be closed by agreement, when nothing is unacknowledged either way: the session rests,
+    and dials when there is something to send.
 
 Theory of operation
     Discarding the old link's unread bytes is what makes resending safe: the new link starts from `seen` as told in
@@ -32,10 +35,11 @@ __all__ = [
     "WINDOW_BYTES",
     "Adopt",
     "CloseLink",
-    "DeclareDead",
     "DialAgain",
     "DialFailure",
     "EndReason",
+    "Evidence",
+    "EvidenceKind",
     "Instruction",
     "RefuseLink",
     "Resend",
@@ -53,9 +57,17 @@ WINDOW_BYTES: Final = 8 * 1024 * 1024
 _FIRST_DELAY: Final = 0.010
 _LAST_DELAY: Final = 1.0
 _UNDECODABLE_LIMIT: Final = 3
+_GARBLED_LIMIT: Final = 10
 
-EndReason: TypeAlias = Literal["dead", "left", "protocol"]
+EndReason: TypeAlias = Literal["dead", "left"]
+EvidenceKind: TypeAlias = Literal["eof", "refused", "unreachable", "another_life"]
 DialFailure: TypeAlias = Literal["refused", "another life", "unreachable", "epoch"]
+
+_SPEAKS_FOR: Final[dict[DialFailure, EvidenceKind]] = {
+    "refused": "refused",
+    "another life": "another_life",
+    "unreachable": "unreachable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +116,20 @@ class DialAgain:
 
 
 @dataclass(frozen=True, slots=True)
-class DeclareDead:
-    """The evidence is enough: this life is dead."""
+class Evidence:
+    """Something that speaks for the other life's end: a link that broke, or what was found at its address.
 
+    Args:
+        kind: "eof" (a link ended without goodbye), "refused" (nobody listens), "unreachable" (nobody answers),
+            "another_life" (somebody else has proven itself there).
+        detail: for people.
+    """
+
+    kind: EvidenceKind
     detail: str
 
 
-Instruction: TypeAlias = CloseLink | Welcome | RefuseLink | Adopt | Resend | DialAgain | DeclareDead
+Instruction: TypeAlias = CloseLink | Welcome | RefuseLink | Adopt | Resend | DialAgain | Evidence
 
 
 class Session:
@@ -119,11 +138,10 @@ class Session:
     Args:
         me: this node's life.
         peer: the other side's life.
-        refusal_is_death: whether a refused connection proves, after a link broke without goodbye, that nobody is there
-            (not where firewalls may answer instead).
 
     Attributes:
         link: the current link, or None while the session has none.
+        resting: the last link was closed by agreement: none is needed until there is something to send.
         seen: the last frame of the other side that was processed.
         acked: the last frame of ours that the other side has processed.
         told: the last `seen` that was written to the current link.
@@ -132,7 +150,8 @@ class Session:
 
     __slots__ = (
         "_delay",
-        "_refusal_is_death",
+        "_garbled",
+        "_garbled_at",
         "_strikes",
         "_striking",
         "acked",
@@ -146,6 +165,7 @@ class Session:
         "me",
         "next_out",
         "peer",
+        "resting",
         "seen",
         "told",
         "unacked",
@@ -153,7 +173,7 @@ class Session:
         "untold_bytes",
     )
 
-    def __init__(self, me: bytes, peer: bytes, *, refusal_is_death: bool = True) -> None:
+    def __init__(self, me: bytes, peer: bytes) -> None:
         self.me = me
         self.peer = peer
         self.link: object | None = None
@@ -170,8 +190,10 @@ class Session:
         self.unacked_bytes = 0
         self.ended: EndReason | None = None
         self.held = False
-        self._refusal_is_death = refusal_is_death
+        self.resting = False
         self._delay = 0.0
+        self._garbled = 0
+        self._garbled_at = 0
         self._striking = 0
         self._strikes = 0
 
@@ -226,12 +248,28 @@ class Session:
     def undecodable(self, n: int) -> list[Instruction]:
         """Frame `n` could not be decoded: not acknowledged, so it comes again on the next link.
 
-        After three times the other side is taken to speak nonsense: the session is held down until it is given up.
+        After three times the other side is taken to speak nonsense: the session is held down until it ends.
         """
         self._strikes = self._strikes + 1 if self._striking == n else 1
         self._striking = n
         if self._strikes >= _UNDECODABLE_LIMIT:
             self.held = True
+        return self._close_and_dial()
+
+    def garbled(self) -> list[Instruction]:
+        """What comes over the current link is no frames: it is closed.
+
+        A single link may break so. When ten do, with next to nothing read in between, the other side is taken to speak
+        nonsense, as above.
+        """
+        again = self._garbled > 0 and self.seen < self._garbled_at + ACK_FRAMES
+        self._garbled = self._garbled + 1 if again else 1
+        self._garbled_at = self.seen
+        if self._garbled >= _GARBLED_LIMIT:
+            self.held = True
+        return self._close_and_dial()
+
+    def _close_and_dial(self) -> list[Instruction]:
         link, self.link = self.link, None
         answer: list[Instruction] = [] if link is None else [CloseLink(link)]
         self._delay = 0.0
@@ -275,16 +313,33 @@ class Session:
         if link is self.dial_link:
             self.dial_link = None
 
-    def lost(self, link: object) -> list[Instruction]:
-        """The connection of `link` is gone, without goodbye."""
+    def lost(self, link: object, eof: str = "") -> list[Instruction]:
+        """The connection of `link` is gone, without goodbye. `eof` says how, if it was not this side that cut it."""
         if link is self.dial_link:
             self.dial_link = None
+        answer: list[Instruction] = []
         if link is self.link:
             self.link = None
             self._delay = 0.0
+            if eof:
+                answer.append(Evidence("eof", eof))
             if self.may_dial():
-                return [DialAgain(0.0)]
-        return []
+                answer.append(DialAgain(0.0))
+        return answer
+
+    def quiet(self) -> bool:
+        """Whether nothing is unacknowledged either way."""
+        return self.seen == self.told and not self.unacked
+
+    def rest(self) -> None:
+        """The link was closed by agreement."""
+        self.link = None
+        self.resting = True
+
+    def needed(self) -> list[Instruction]:
+        """There is something to send, and perhaps no link."""
+        self.resting = False
+        return [DialAgain(0.0)] if self.may_dial() else []
 
     def dial_failed(self, how: DialFailure, detail: str, chance: float) -> list[Instruction]:
         """A dial did not lead to a link. `chance` in [0, 1) spreads those who try at the same time.
@@ -297,12 +352,12 @@ class Session:
         """
         if self.ended is not None or self.link is not None:
             return []
-        if how == "another life" or (how == "refused" and self._refusal_is_death):
-            return [DeclareDead(detail)]
-        if not self.may_dial():
-            return []
-        self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
-        return [DialAgain(self._delay * chance)]
+        kind = _SPEAKS_FOR.get(how)
+        answer: list[Instruction] = [] if kind is None else [Evidence(kind, detail)]
+        if self.may_dial():
+            self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
+            answer.append(DialAgain(self._delay * chance))
+        return answer
 
     def end(self, reason: EndReason) -> list[Instruction]:
         """The other life is dead or has left: nothing of it is taken any more."""
@@ -325,6 +380,7 @@ class Session:
             answer.append(CloseLink(self.link))
         self.link = link
         self.epoch = epoch
+        self.resting = False
         self._delay = 0.0
         self.told = self.seen
         self.untold_bytes = 0

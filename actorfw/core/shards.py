@@ -7,23 +7,28 @@ member; all of them must promise the shard to it before it mints a new token. Tw
 
 * a keeper never promises, and a member that has promised takes no token and accepts no grant until it is released:
   so whoever mints knows that no living member serves the shard;
-* a promise comes with all entries of the shard that the member guards. So a token may be lost, with a keeper or on the
-  way to one: what it said is collected from the guardians.
+* a promise comes with all entries of the shard that the member guards or has copies of (`core.copies`). So a token may
+  be lost, with a keeper or on the way to one: what it said is collected from the guardians and, for detached actors,
+  whose guardian was the keeper, from the copies.
 
 `Shards` is the part of `core.names` that knows members, tokens and promises; what a table means, and the requests to
-it, are above. Leases by voters, which make a token's right end in time, are not here yet.
+it, are above. A token alone is the right to serve only with `partition="ap"`; else a lease is needed too
+(`core.leases`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, cast
 
-from actorfw.values.ids import Life
+from actorfw.core.copies import Copies
+from actorfw.core.entries import Entry, Key, Table, prevails, rows_of, shard_of
+from actorfw.values.ids import Life, RefId
 
-__all__ = ["HANDLERS", "SHARDS", "Entry", "Key", "Shards", "Table", "Token", "rows_of", "shard_of"]
+__all__ = ["HANDLERS", "SHARDS", "Entry", "Hold", "Key", "Shards", "Table", "Token", "rows_of", "shard_of"]
 
 SHARDS: Final = 256
 
@@ -32,35 +37,21 @@ _RETRY: Final = 0.3  # after giving way to another recovery of the same shard
 _MINT_STEP: Final = 1000  # above what hand-overs that the mint did not hear of may have added
 _MAX_DEAD: Final = 10_000
 
-Key: TypeAlias = tuple[str, str]
-"""(namespace, name)."""
 
-
-class Entry(NamedTuple):
-    """What stands under a name.
+class Hold(NamedTuple):
+    """With leases: which incarnation of a name's actor takes calls, or is to.
 
     Attributes:
-        life: the life in the actor's id.
-        number: the number in the actor's id.
-        incarnation: which placing of the actor this is.
-        guardian: the life that answers for the actor; the entry goes when it dies.
-        address: where the guardian is reached.
-        created: when the actor was made, in seconds of its guardian's wall clock. Only decides conflicts.
+        id: the actor's.
+        incarnation: no earlier one is told any more that it may go on.
+        since: and this one not before then: an earlier one may still take calls.
+        runs: this one was told that it may, and has not let go.
     """
 
-    life: Life
-    number: int
+    id: RefId
     incarnation: int
-    guardian: Life
-    address: str
-    created: float
-
-    def is_same(self, other: Entry) -> bool:
-        """Whether both mean the same incarnation of the same actor."""
-        return self[:3] == other[:3]
-
-
-Table: TypeAlias = dict[Key, Entry]
+    since: float = 0.0
+    runs: bool = False
 
 
 @dataclass(slots=True)
@@ -69,6 +60,12 @@ class Token:
 
     version: int
     table: Table
+    copies: Sequence[Life] = ()  # who had copies of the table when it came
+    # With leases: names of which this table may not know may still be held, for as long as a lease lasts.
+    unsettled: bool = False
+    quiet: float = 0.0  # no name is given before
+    freed: dict[Key, float] = field(default_factory=dict[Key, float])  # nor this one
+    holds: dict[Key, Hold] = field(default_factory=dict[Key, Hold])
 
 
 @dataclass(slots=True)
@@ -77,19 +74,11 @@ class _Recovery:
 
     round: int
     version: int
+    copy: tuple[int, int, list[Any]] | None = None  # the best: version, number, rows
+    copiers: list[Life] = field(default_factory=list[Life])
     asked: set[Life] = field(default_factory=set[Life])
     missing: set[Life] = field(default_factory=set[Life])
     rows: list[Any] = field(default_factory=list[Any])
-
-
-def shard_of(namespace: str, name: str) -> int:
-    """The shard that a name belongs to."""
-    return blake2b(f"{namespace}\0{name}".encode(), digest_size=1).digest()[0]
-
-
-def rows_of(table: Table) -> list[tuple[Any, ...]]:
-    """A table as it travels."""
-    return [(namespace, name, tuple(entry)) for (namespace, name), entry in table.items()]
 
 
 def _rank(life: Life, shard: int) -> tuple[bytes, Life]:
@@ -108,6 +97,10 @@ class Shards:
             Returns the entries in it that this node guards.
         promise_ended: a shard is not promised any more.
         keeper_changed: this node keeps a shard now, or another node is more likely to than before.
+        kept: this node keeps a shard now, or what its table says has changed by a merge.
+        passing: a shard's token is about to go elsewhere.
+        conflict: two actors had one name, and the one that lost it is detached: its keeper, this node, is to end it.
+        ttl: for how long leases last, if there are any.
     """
 
     def __init__(
@@ -119,6 +112,10 @@ class Shards:
         promising: Callable[[int], Table],
         promise_ended: Callable[[int], None],
         keeper_changed: Callable[[int], None],
+        kept: Callable[[int], None],
+        passing: Callable[[int], None],
+        conflict: Callable[[Key, Entry, Entry], None],
+        ttl: float | None = None,
     ) -> None:
         self.life = life
         self.now = now
@@ -127,10 +124,16 @@ class Shards:
         # names too.
         self.known: set[Life] = {life}
         self.dead: dict[Life, None] = {}
+        self._heirs: dict[Life, tuple[Life, str]] = {}
         self._send = send
         self._promising = promising
         self._promise_ended = promise_ended
         self._keeper_changed = keeper_changed
+        self._kept = kept
+        self._about_to_pass = passing
+        self._conflict = conflict
+        self._ttl = ttl
+        self.copies = Copies(send, lambda shard: self.tokens[shard].table, self._next_in_order)
 
         self._up: frozenset[Life] = frozenset()
         self._leaving: set[Life] = set()
@@ -215,6 +218,7 @@ class Shards:
                 del by_shard[shard]
         for token in (*self.tokens.values(), *self._barred.values()):
             self._purge(token)
+        self.copies.end(life)
         for deferred in self._deferred.values():
             deferred.pop(life, None)
         self._rebalance(died=life)
@@ -227,6 +231,17 @@ class Shards:
             self._mint_if_promised(shard)
         self.recover_due()
         return True
+
+    def forget(self, life: Life) -> None:
+        """A life of which others told is no member here, and does not become one: it is not waited for."""
+        if life in self._up or life == self.life or life not in self.known:
+            return
+        self.known.discard(life)
+        self._fingerprint = None
+        for shard, recovery in list(self._recoveries.items()):
+            recovery.asked.discard(life)
+            recovery.missing.discard(life)
+            self._mint_if_promised(shard)
 
     def leave(self) -> None:
         """Hand all tokens over, and be no place for others."""
@@ -263,17 +278,44 @@ class Shards:
                 self._hand_over(shard)
             elif best != former:
                 self._keeper_changed(shard)
+        self.copies.moved()
+
+    def _next_in_order(self, shard: int, count: int) -> list[Life]:
+        """Who should keep a shard if this node were not there, and who after that."""
+        others = (life for life in self._ranked if life != self.life and life not in self.dead)
+        return heapq.nlargest(count, others, key=lambda life: _rank(life, shard))
+
+    def drop(self, shard: int, version: int) -> None:
+        """The token here is outdated: by `version` at least, somebody else kept the shard since."""
+        if shard in self.tokens:
+            self._about_to_pass(shard)
+            del self.tokens[shard]
+            self.copies.passed(shard, 0, {}, ())
+            self._versions[shard] = max(version, self._versions.get(shard, 0))
+            self._look_for(shard, _LACK_PATIENCE)
 
     def _hand_over(self, shard: int) -> None:
+        self._about_to_pass(shard)
         token, to = self.tokens.pop(shard), self._best[shard][1]
         version = self._versions[shard] = token.version + 1
         self._passing[shard] = self._hint[shard] = to
-        self._send(to, ("token", shard, version, rows_of(token.table)))
+        copies = self.copies.passed(shard, version, token.table, token.copies)
+        if shard in self.copies.of:
+            copies = sorted({self.life, *copies})
+        waited = [hold.since for hold in token.holds.values()]
+        unsettled = token.unsettled or self.now < max(token.quiet, *token.freed.values(), *waited, 0.0)
+        # Whoever is still waited for is waited for anew: clocks differ.
+        held = [(*key, hold.id, hold.incarnation) for key, hold in token.holds.items() if hold.runs]
+        self._send(to, ("token", shard, version, rows_of(token.table), copies, unsettled, *([held] if held else ())))
         self._keeper_changed(shard)
 
-    def _on_token(self, peer: Life, shard: int, version: int, rows: list[Any]) -> None:
+    def _on_token(
+        self, peer: Life, shard: int, version: int, rows: list[Any], copies: list[Life], unsettled: bool, held: Any = ()
+    ) -> None:
         self._send(peer, ("taken", shard))
-        token = Token(version, {})
+        token = Token(version, {}, copies, unsettled)
+        for namespace, name, id, incarnation in held:
+            token.holds[namespace, name] = Hold((bytes(id[0]), id[1]), incarnation, runs=True)
         self._merge(token.table, rows)
         self._versions[shard] = max(version, self._versions.get(shard, 0))
         promised = self._promised.get(shard)
@@ -294,6 +336,9 @@ class Shards:
             # Two tokens exist only after a living member was buried, or where clusters met.
             self._merge(token.table, rows_of(present.table))
             token.version = max(token.version, present.version) + 1
+            token.holds = {}
+            token.copies = sorted({*token.copies, *self.copies.passed(shard, 0, {}, present.copies)})
+            token.unsettled = True
         self._purge(token)
         self.tokens[shard] = token
         self._versions[shard] = max(token.version, self._versions.get(shard, 0))
@@ -302,24 +347,43 @@ class Shards:
         if self._best[shard][1] != self.life:
             self._hand_over(shard)
         else:
+            self.copies.kept(shard, token.version, [life for life in token.copies if life not in self.dead])
+            token.copies = ()
+            self._kept(shard)
             self._keeper_changed(shard)
 
+    def moved(self, life: Life, heir: Life, address: str) -> None:
+        """`heir` answers from now on for the actors of `life`, whose entries may be anywhere, on their way too."""
+        self._heirs[life] = heir, address
+        for token in self.tokens.values():
+            self._purge(token)
+
     def _purge(self, token: Token) -> None:
+        for key, entry in token.table.items():
+            while entry.guardian in self._heirs:
+                heir, address = self._heirs[entry.guardian]
+                entry = token.table[key] = entry._replace(guardian=heir, address=address)
         for key in [key for key, entry in token.table.items() if entry.guardian in self.dead]:
             del token.table[key]
+            if self._ttl is not None:
+                token.freed[key] = self.now + self._ttl
 
     def _merge(self, table: Table, rows: Iterable[Any]) -> None:
         """Enter rows. Of two actors under one name the older one stays."""
         for namespace, name, fields in rows:
-            key, entry = (namespace, name), Entry(*fields)
+            key, entry = (namespace, name), Entry.of(fields)
             old = table.get(key)
-            if old is None or (old[:2] == entry[:2] and old.incarnation <= entry.incarnation):
+            if old is None:
                 table[key] = entry
-            elif old[:2] != entry[:2]:
-                kept, lost = sorted((old, entry), key=lambda one: (one.created, one.life, one.number))
-                table[key] = kept
-                if lost.guardian not in self.dead:
-                    self._send(lost.guardian, ("conflict", namespace, name, tuple(lost), tuple(kept)))
+                continue
+            kept, lost = (entry, old) if prevails(entry, old) else (old, entry)
+            table[key] = kept
+            if kept.is_same(lost) or lost.ended:
+                continue
+            if lost.record is not None:
+                self._conflict(key, lost, kept)
+            elif lost.guardian not in self.dead:
+                self._send(lost.guardian, ("conflict", namespace, name, tuple(lost), tuple(kept)))
 
     # -- recovery: the side that wants the shard -----------------------------------------------------------------------
 
@@ -379,7 +443,9 @@ class Shards:
             jitter = blake2b(self.life + number.to_bytes(8, "big"), digest_size=1).digest()[0] / 255
             self._give_up(shard, _RETRY * (0.5 + jitter))
 
-    def _on_no(self, peer: Life, shard: int, number: int, version: int, rows: list[Any], lives: list[Life]) -> None:
+    def _on_no(
+        self, peer: Life, shard: int, number: int, version: int, rows: list[Any], lives: list[Life], copy: Any
+    ) -> None:
         recovery = self._recoveries.get(shard)
         if recovery is None or recovery.round != number:
             return
@@ -388,6 +454,11 @@ class Shards:
         recovery.missing.discard(peer)
         recovery.version = max(recovery.version, version)
         recovery.rows += rows
+        if copy is not None:
+            recovery.copiers.append(peer)
+            recovery.version = max(recovery.version, copy[0])
+            if recovery.copy is None or (copy[0], copy[1]) > recovery.copy[:2]:
+                recovery.copy = (copy[0], copy[1], copy[2])
         self._mint_if_promised(shard)
 
     def _mint_if_promised(self, shard: int) -> None:
@@ -395,7 +466,8 @@ class Shards:
         if recovery.missing:
             return
         del self._recoveries[shard]
-        token = Token(recovery.version + _MINT_STEP, {})
+        token = Token(recovery.version + _MINT_STEP, {}, recovery.copiers, unsettled=True)
+        self._merge(token.table, recovery.copy[2] if recovery.copy is not None else ())
         self._merge(token.table, recovery.rows)
         self._release(shard, recovery, token.version)
         self._activate(shard, token)
@@ -420,7 +492,9 @@ class Shards:
         rows = rows_of(self._promising(shard))
         # Whom the other does not know may hold the token: a newcomer to which a keeper gave it before it died.
         lives = [] if fingerprint == self._view_fingerprint() else sorted(self.known)
-        self._send(peer, ("no", shard, number, self._versions.get(shard, 0), rows, lives))
+        copy = self.copies.of.get(shard)
+        copied = None if copy is None else (copy.version, copy.number, rows_of(copy.table))
+        self._send(peer, ("no", shard, number, self._versions.get(shard, 0), rows, lives, copied))
 
     def _on_release(self, peer: Life, shard: int, number: int, version: int) -> None:
         """A recovery ended: with a new token if there is a version, else without."""
@@ -452,10 +526,12 @@ HANDLERS: Final = cast(
     "dict[str, Callable[..., None]]",
     {
         "leaving": Shards._on_leaving,  # ()
-        "token": Shards._on_token,  # (shard, version, rows)
+        # (shard, version, rows, who has copies, unsettled?[, [(namespace, name, id, incarnation), ...] held by hosts])
+        "token": Shards._on_token,
         "taken": Shards._on_taken,  # (shard)
         "recover": Shards._on_recover,  # (shard, round, fingerprint of the known lives)
-        "no": Shards._on_no,  # (shard, round, version, rows, lives if the fingerprints differ): promised
+        # (shard, round, version, rows, lives if the fingerprints differ, (version, number, rows) of a copy): promised
+        "no": Shards._on_no,
         "have": Shards._on_have,  # (shard, round)
         "busy": Shards._on_busy,  # (shard, round, the life it is promised to)
         "recall": Shards._on_recall,  # (shard, round)
