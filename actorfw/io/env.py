@@ -7,6 +7,7 @@ unchanged in a simulated world. `RealEnv` is the real one; the simulated one is 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import socket
@@ -42,6 +43,10 @@ class Listener(Protocol):
         """Listen no more. Connections that were accepted stay."""
         ...
 
+    def descriptors(self) -> list[int]:
+        """Of its sockets."""
+        ...
+
 
 class Env(Protocol):
     """The world of one node.
@@ -51,15 +56,22 @@ class Env(Protocol):
         host_id: equal for nodes that see the same files and shared memory.
         pid: of the process that the node lives in.
         worker_factory: makes worker processes; what it is, is between the node and its pool.
+        pace: None where work may run in threads. Else it runs on the loop in their stead, and this says how many
+            seconds the work of some name takes.
     """
 
     random: random.Random
     host_id: str
     pid: int
     worker_factory: Any
+    pace: Callable[[str], float] | None
 
     def time(self) -> float:
         """Seconds on a clock that never goes back."""
+        ...
+
+    def boot_time(self) -> float:
+        """Seconds on a clock that never goes back, and goes on while the machine sleeps: for leases."""
         ...
 
     def wall_time(self) -> float:
@@ -114,7 +126,11 @@ class RealEnv:
         self.host_id = _host_id()
         self.pid = os.getpid()
         self.worker_factory: Any = None
+        self.pace: Callable[[str], float] | None = None
         self.time: Callable[[], float] = self.loop.time
+        # macOS has no such clock by that name: its monotonic one goes on in sleep.
+        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        self.boot_time: Callable[[], float] = functools.partial(time.clock_gettime, clock)
         self.wall_time: Callable[[], float] = time.time
         self.call_later: Callable[..., TimerHandle] = self.loop.call_later
         self.call_soon: Callable[..., object] = self.loop.call_soon

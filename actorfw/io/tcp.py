@@ -9,6 +9,8 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +26,7 @@ __all__ = [
     "is_refusal",
     "is_wildcard",
     "join_address",
+    "kernel_answers",
     "listen",
     "resolve",
     "split_address",
@@ -33,6 +36,10 @@ __all__ = [
 # Idle links stay open: after 10 s without a byte the kernel asks, and gives up after three silent answers.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
 _BACKLOG: Final = 1024
+
+_WORDS: Final = struct.Struct("=13I")
+_TCP_INFO_BYTES: Final = 8 + _WORDS.size
+_PROBES: Final = 2  # one may be on its way
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -129,6 +136,35 @@ def tune(transport: asyncio.BaseTransport) -> None:
         pass  # closed already: its protocol will hear of it
 
 
+def kernel_answers(transport: asyncio.BaseTransport, age: float) -> bool | None:
+    """Whether the machine at the other end has acknowledged what was written to a connection `age` seconds ago.
+
+    That a process is stopped or its loop held up does not keep its kernel from acknowledging. None where the kernel
+    can't be asked, which is everywhere but on Linux.
+    """
+    simulated = transport.get_extra_info("acknowledges")  # transports that are not sockets
+    if simulated is not None:
+        return bool(simulated)
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return None  # not TCP, or closed meanwhile
+    if len(info) < _TCP_INFO_BYTES:
+        return None
+    # struct tcp_info of linux/tcp.h: eight bytes, of which the fourth counts probes of a closed window without answer,
+    # then words.
+    probes: int = info[3]
+    words = _WORDS.unpack_from(info, 8)
+    unacked: int = words[4]
+    since_ack: float = words[12] / 1000
+    if unacked:
+        return since_ack < age
+    return probes < _PROBES
+
+
 async def dial(
     loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
 ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
@@ -158,6 +194,10 @@ class TcpListener:
         """Listen no more. Connections that were accepted stay."""
         self._server.close()
 
+    def descriptors(self) -> list[int]:
+        """Of its sockets."""
+        return [sock.fileno() for sock in self._server.sockets]
+
 
 async def listen(
     loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
@@ -176,7 +216,7 @@ async def listen(
     )
     try:
         server = await loop.create_server(protocol_factory, sock=sock, backlog=_BACKLOG)
-    except BaseException:
+    except BaseException:  # cancelled or failed: nobody else has it
         sock.close()
         raise
     return TcpListener(server)

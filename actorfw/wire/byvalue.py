@@ -243,6 +243,6 @@ def _unwrapped(value: Any) -> Any:
         return value
     try:
         inner = getattr(value, "__wrapped__", None)
-    except Exception:
+    except Exception:  # user code, which is only asked whether it wraps something
         return value
     return inner if isinstance(inner, (types.FunctionType, type)) else value

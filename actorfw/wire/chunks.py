@@ -99,7 +99,7 @@ class Encoder:
                 if any(a is not b for a, b in zip(light, message, strict=True)):
                     messages = [*messages[:at], light, *messages[at + 1 :]]
             body = self._pack(messages)
-        except BaseException:
+        except BaseException:  # half of its attachments are not to go with the next
             self._attachments = []
             raise
         attachments = self._attachments
@@ -284,7 +284,7 @@ def _unpack(body: memoryview | bytes | bytearray, attachments: list[bytes] | Non
             batch = msgpack.unpackb(body, strict_map_key=False)
         else:
             batch = msgpack.unpackb(body, strict_map_key=False, ext_hook=attachment)
-    except Exception as error:
+    except Exception as error:  # msgpack raises half a dozen unrelated types
         raise ProtocolError(f"a frame between a node and its worker can't be read: {error!r}") from error
     if type(batch) is not list:
         raise ProtocolError(

@@ -126,6 +126,10 @@ class CodeTable:
     def __contains__(self, code: bytes) -> bool:
         return code in self._blobs
 
+    def forget(self, code: bytes) -> None:
+        """Drop a blob that is no definition, and that nobody will name again."""
+        self._blobs.pop(code, None)
+
     # --- out
 
     def define(self, obj: Any, *, owner: object = None) -> bytes:
@@ -187,7 +191,7 @@ class CodeTable:
 
         try:
             blob = byvalue.dumps(obj, self._reduced, self._version)
-        except Exception as error:
+        except Exception as error:  # pickling runs user code
             raise self._refusal(obj, error) from error
         if len(blob) > LARGEST_BLOB:
             raise SerializationError(
@@ -202,7 +206,7 @@ class CodeTable:
         def attempt(part: object) -> Exception | None:
             try:
                 byvalue.dumps(part, self._reduced, self._version)
-            except Exception as failure:
+            except Exception as failure:  # likewise: whatever it raises is the reason
                 return failure
             return None
 
@@ -399,7 +403,7 @@ class CodeTable:
         self.prepare(code)
         try:
             found = self._import(body) if kind == _BY_REFERENCE else pickle.loads(body[1])
-        except Exception as error:
+        except Exception as error:  # importing and unpickling run user code
             title = f"{body[0]}.{body[1]}" if kind == _BY_REFERENCE else body[0]
             raise self._load_failure(title, where, error) from error
         found = self._objects.setdefault(code, found)
@@ -526,7 +530,7 @@ def _from_editable_install(name: str) -> bool:
             try:
                 if finder.find_spec(name, None) is not None:
                     return True
-            except Exception:
+            except Exception:  # a finder of somebody else's
                 continue
     return False
 

@@ -186,7 +186,7 @@ class Codec:
         if kind is bytes:
             try:
                 return pickle.loads(cast("bytes", wire))
-            except Exception as error:
+            except Exception as error:  # unpickling runs user code
                 raise _unpack_failure(error) from error
         if kind is Packed:
             return self._unpickled(cast("Packed", wire))
@@ -238,7 +238,7 @@ class Codec:
             finally:
                 # Its memo has methods of its own in it, and refs: they would live until the collector comes by.
                 unpickler.memo.clear()
-        except Exception as error:
+        except Exception as error:  # unpickling runs user code
             raise _unpack_failure(error) from error
 
     def _adopt(self, name: str, ref: WireRef, extra: Any) -> Any:
@@ -259,7 +259,7 @@ class Codec:
         def attempt(part: object) -> Exception | None:
             try:
                 _Pickler(self, dry=True, refused=refused).dump(part)
-            except Exception as failure:
+            except Exception as failure:  # pickling runs user code: whatever it raises is the reason
                 return error if isinstance(failure, _Refused) else failure
             return None
 
@@ -317,7 +317,7 @@ class _Pickler(pickle.Pickler):
     def take(self, data: bytes) -> Packed:
         packed = Packed(data, self.buffers.copy(), self.refs, self.codes)
         if self.holds:
-            packed.hold = self.holds
+            packed.hold = self.holds if any(hold is not None for hold in self.holds) else None
             self.holds = []
         self.buffers.clear()
         self.refs = []
@@ -364,11 +364,11 @@ class _Pickler(pickle.Pickler):
             return load_ref, (name, 0, None)
         try:
             ref, extra, *holds = export(obj)
-        except Exception:
+        except Exception:  # only to note which one it was
             self.refused = obj
             raise
         self.refs.append(ref)
-        self.holds += holds
+        self.holds.append(holds[0] if holds else None)
         return load_ref, (name, len(self.refs) - 1, extra)
 
     def reduce_memoryview(self, obj: memoryview) -> Any:

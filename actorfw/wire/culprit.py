@@ -93,7 +93,7 @@ def _reduced_parts(value: object) -> Iterator[tuple[str, object]]:
     try:
         reducer = copyreg.dispatch_table.get(type(value))
         reduced: Any = reducer(value) if reducer else value.__reduce_ex__(5)
-    except Exception:
+    except Exception:  # user code; then the object itself is what fails
         return  # then the object itself is what fails
     if not isinstance(reduced, tuple):
         return
@@ -133,7 +133,7 @@ def _name_of(owner: object, part: object, otherwise: str) -> str:
         try:
             if getattr(owner, name, None) is part:
                 return f".{name}"
-        except Exception:
+        except Exception:  # a property of the user's
             continue
     return otherwise
 
@@ -141,6 +141,6 @@ def _name_of(owner: object, part: object, otherwise: str) -> str:
 def _short(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except Exception:  # user code
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."

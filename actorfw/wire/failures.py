@@ -92,13 +92,13 @@ def pack_error(codec: Codec, error: BaseException, *, where: str, infrastructure
     buffers: list[Buffer] = []
     refs: list[WireRef] = []
     codes: list[bytes] = []
-    holds: list[object] = []
+    holds: list[Any] = []
     for record in records:
         if record.packed is not None:
             buffers += record.packed.buffers
             refs += record.packed.refs
             codes += record.packed.codes
-            holds.append(record.packed.hold)
+            holds += record.packed.hold or [None] * len(record.packed.refs)
     data = pickle.dumps([record.fields() for record in records], 5)
     if not (buffers or refs or codes):
         return data
@@ -114,7 +114,7 @@ def unpack_error(codec: Codec, wire: WireValue) -> Exception:
         if isinstance(packed, bytes):
             packed = Packed(packed, [], [], [])
         return _Reader(codec, cast("Packed", packed)).read()
-    except Exception as failure:
+    except Exception as failure:  # what is left must be an error that can be raised
         return TaskError(f"the other side reported a failure that can't be read here: {_shown(failure)}")
 
 
@@ -171,7 +171,7 @@ class _Writer:
     def _pack(self, record: _Record, value: object) -> None:
         try:
             wire = self._codec.pack(value, where=record.name)
-        except Exception as failure:
+        except Exception as failure:  # pickling runs user code
             record.notes.append(f"It arrives as text, because {failure}")
             return
         record.packed = wire if isinstance(wire, Packed) else Packed(cast("bytes", wire), [], [], [])
@@ -195,7 +195,7 @@ class _Writer:
             trace = trace.tb_next
         try:
             lines = traceback.format_exception(type(error), error, trace)
-        except Exception as failure:
+        except Exception as failure:  # formatting runs the exception's own methods
             lines = [f"{_shown(error)} (its traceback can't be shown: {_shown(failure)})\n"]
         text = "".join(lines)
         if len(text) > _LONGEST_TEXT:
@@ -262,7 +262,7 @@ class _Reader:
                 if isinstance(error, BaseException):
                     return error
                 raise SerializationError(f"{record.name} was rebuilt as {type(error).__name__}, which is no exception")
-        except Exception as failure:
+        except Exception as failure:  # unpickling runs user code
             record.notes.append(f"It arrives as text, because {failure}")
         return _noted(TaskError(f"{record.name}: {record.text}"), record.notes)
 
@@ -274,7 +274,7 @@ class _Reader:
                 group: BaseException = BaseExceptionGroup.__new__(cls, message, parts)
                 restore(group, state)
                 return group
-            except Exception as failure:
+            except Exception as failure:  # likewise
                 record.notes.append(f"It is no {record.name} here, because {failure}")
         return _noted(BaseExceptionGroup(record.text, parts), record.notes)
 

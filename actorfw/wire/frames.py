@@ -144,7 +144,7 @@ class BatchPacker:
                     raise ProtocolError(
                         f"a message of {len(part)} bytes is above the limit of {MAX_MESSAGE_BYTES}: send it as large"
                     )
-            except Exception as error:
+            except Exception as error:  # this is the one to blame, whatever is wrong with it
                 refused(message, error)
                 done += 1
                 continue

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
+KINDS: Final = 64
+"""One more than the highest of them."""
+
 # States of an answer.
 VALUE: Final = 1
 ERROR: Final = 2
@@ -39,24 +42,35 @@ CANCEL: Final = 13
 # (no, attempt, load): it never ran here
 BOUNCE: Final = 14
 
+LEFT_OF_TASK: Final = 5  # where it stands in the message
+
 # -- actors ------------------------------------------------------------------------------------------------------------
 
 # (no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, tell?); no 0: a tell
 CALL: Final = 15
-# (no, life, number): it never ran; ask the guardian
+LEFT_OF_CALL: Final = 8  # where it stands in the message
+# (no, incarnation, kept): it never ran; ask the guardian for a later one (0: to the guardian itself, whose creation had
+# found no room)
 NOT_HERE: Final = 16
-# (number, incarnation, definition hash, args, deps, interface); to a worker: id first, devices last
+# (life, number, incarnation, definition hash, args, deps, interface, lasting?, the name to be held, where voters decide
+# about names); to a worker: id first, devices behind the interface, no name
 CREATE: Final = 17
-# (life, number, incarnation, "up" | "failed" | "no_room", out, kept)
+# (life, number, incarnation, "up" | "failed" | "hopeless" | "no_room", out, kept)
 CREATED: Final = 18
-# (life, number, how): from users to the guardian and from it to the host; "killed" | "stopped" | "released" ...
+# (life, number, how, incarnation): "killed" | "stopped" | "released" ..., from the guardian to the host; incarnation 0:
+# from a user to the guardian; to a worker: without incarnation
 END: Final = 19
 # (life, number, incarnation, reason, out): host to guardian
 ENDED: Final = 20
-# (life, number): to the guardian
+# (life, number, incarnation): to the guardian; a later one than this, which is over
 LOCATE: Final = 21
-# (life, number, target life, target number, incarnation, host life, host address, error | None)
+# (life, number, target life, target number, incarnation, lasting?, host life, host address, error | None); without a
+# host and an error: ask the target's guardian, at that address
 LOCATED: Final = 22
+# (no, incarnation, why, items, kept): it had started when its incarnation was lost, and another one follows
+LOST: Final = 62
+# (no, life, number, incarnation, method, args, deps, credit, caller): a tell that never ran, for a later incarnation
+RETURNED: Final = 63
 
 # -- objects -----------------------------------------------------------------------------------------------------------
 
@@ -64,11 +78,11 @@ LOCATED: Final = 22
 FETCH: Final = 23
 # (owner life, number, state, out); to a worker, ahead of the call that needs it, also (True)
 SETTLED: Final = 24
-# (number)
+# (owner life, number); an owner's life may be one whose heir the owner is
 BORROW: Final = 25
-# (number)
+# (owner life, number)
 GRANT: Final = 26
-# (number)
+# (owner life, number)
 GONE: Final = 27
 # (owner life, number, as of)
 RETURN: Final = 28
@@ -81,10 +95,48 @@ OUTPUT: Final = 29
 ASK: Final = 30
 # (request, ok?, payload)
 ANSWER: Final = 31
-# (rows): members that the sender knows, itself among them
-MEMBERS: Final = 32
 # (message of core.names)
 NAMES: Final = 33
+
+# -- back-pressure of actor calls --------------------------------------------------------------------------------------
+
+# ([no, ...]): they have started, and will not be answered soon
+BEGUN: Final = 38
+# (no): to the host: say when this call is in its mailbox
+ACCEPT: Final = 39
+# (no): it is
+ACCEPTED: Final = 51
+# (message of core.membership)
+MEMBERSHIP: Final = 34
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+# (life, number, state, out): a value that the heir is to have; state 0: an actor, out is what its guardian knows
+INHERIT: Final = 52
+# ([(life, heir, the heir's address), ...]): who answers now for those that left, or are about to
+MOVED: Final = 53
+# ([(life, number), ...], [(namespace, name, entry), ...]): all of them have been sent. Back, (None, None): the heir has
+# them
+INHERITED: Final = 54
+# (host, life, number, incarnation, reason, out): from the leaver to its heir, an ENDED that still came to it
+RELAY: Final = 55
+
+# -- watching ----------------------------------------------------------------------------------------------------------
+
+# (life, number, incarnation): to the host: say when that incarnation has ended
+WATCH: Final = 35
+# (life, number): nobody here watches it any more
+UNWATCH: Final = 36
+# (life, number, incarnation, reason, detail): from the host, behind the last that the incarnation sent there
+WATCHED: Final = 37
+# (kind, fields): something happened to an actor (values.events)
+EVENT: Final = 61
+
+# ([what, number of the group, ...]): placement groups (runtime.bundles)
+BUNDLES: Final = 56
+
+# (message of core.voters and core.leases)
+VOTES: Final = 60
 
 # -- between a node and its workers only -------------------------------------------------------------------------------
 
@@ -96,7 +148,8 @@ UNBLOCKED: Final = 41
 HANDED_BACK: Final = 42
 # (number, definition hash, args, deps, left, parent, num_returns, credit, options): a nested task
 SUBMIT: Final = 43
-# (number, life, actor, method, args, deps, left, parent, credit, num_returns, address, ordered); number 0: a tell
+# (number, life, actor, method, args, deps, left, parent, credit, num_returns, address, group, max_task_retries);
+# number 0: a tell
 INVOKE: Final = 44
 # (number, definition hash, args, deps, parent, options, interface): a new actor
 SPAWN: Final = 45
@@ -106,5 +159,12 @@ PUT: Final = 46
 RELEASE: Final = 47
 # (reason): end when done with what you have
 STOP: Final = 48
-# (no): a call of a process actor that may run several has started
+# (old life, new life): the node has a new life, and all ids are renamed; the worker answers with the same
+REBORN: Final = 57
+# (no): a call has started, of a process actor that may run several, or whose starts can't be noted in `runtime.marks`
 STARTED: Final = 49
+# (no, [[owner life, number], ...]): this call of an actor waits for all these in get(); none: it goes on
+AWAITS: Final = 58
+# ([no, ...]): calls wait long behind one of these, or none is known; which one is it, and where does it hang? Back,
+# (no, place): no 0: not known
+HANGS: Final = 32

@@ -22,22 +22,34 @@ _CODE_BYTES: Final = 18
 class Packed:
     """A pickled value with what the pickle stream only points to.
 
+    What holds a ref knows its id: should that change, because the node takes a new life, then so does `refs`.
+
     Attributes:
         data: the pickle stream.
         buffers: large buffers (pickle protocol 5), in the order in which the stream asks for them.
         refs: the ref-like objects inside the value, each as (owner's life, number, address hint).
         codes: the 16-byte hashes of the by-value definitions that the stream names; the receiver needs their blobs.
-        hold: whatever keeps the refs alive as long as these bytes exist; the runtime's own, not part of the value.
+        hold: for each of the refs, in order, what keeps it alive as long as these bytes exist, and has its `id`. The
+            runtime's own, not part of the value; or None.
     """
 
-    __slots__ = ("buffers", "codes", "data", "hold", "refs")
+    __slots__ = ("_refs", "buffers", "codes", "data", "hold")
 
     def __init__(self, data: bytes, buffers: list[Buffer], refs: list[WireRef], codes: list[bytes]) -> None:
         self.data = data
         self.buffers = buffers
-        self.refs = refs
+        self._refs = refs
         self.codes = codes
-        self.hold: object = None
+        self.hold: list[Any] | None = None
+
+    @property
+    def refs(self) -> list[WireRef]:
+        refs = self._refs
+        if self.hold is not None:
+            for at, held in enumerate(self.hold):
+                if held is not None and held.id[0] != refs[at][0]:
+                    refs[at] = (*held.id, refs[at][2])
+        return refs
 
     def to_wire(self) -> list[Any]:
         """The list of four that msgpack writes: [data, buffers, refs, codes]."""
