@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from actorfw.testing.loop import StuckError, VirtualLoop, run
     from actorfw.testing.network import MemoryNetwork, SimEnv
+    from actorfw.testing.seeds import simulated
     from actorfw.testing.sim import SimCluster, SimNode
     from actorfw.testing.workers import SimWorker
 
-__all__ = ["MemoryNetwork", "SimCluster", "SimEnv", "SimNode", "SimWorker", "StuckError", "VirtualLoop", "run"]
+__all__ = [
+    "MemoryNetwork",
+    "SimCluster",
+    "SimEnv",
+    "SimNode",
+    "SimWorker",
+    "StuckError",
+    "VirtualLoop",
+    "run",
+    "simulated",
+]
 
 _WHERE: Final = {
     "MemoryNetwork": "network",
@@ -26,6 +37,7 @@ _WHERE: Final = {
     "StuckError": "loop",
     "VirtualLoop": "loop",
     "run": "loop",
+    "simulated": "seeds",
 }
 
 

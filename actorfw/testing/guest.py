@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from actorfw.core.renaming import Renaming
 from actorfw.runtime import current
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.definitions import ASYNC, DEF, GENERATOR, ActorDefinitions, MethodInfo, Recipe
@@ -115,18 +116,23 @@ class Guest:
         node_id: of its node.
         host_id: of its node.
         address: of its node.
+        namespace: of its node.
     """
 
-    def __init__(self, process: SimWorker, life: bytes, node_id: str, host_id: str, address: str) -> None:
+    def __init__(
+        self, process: SimWorker, life: bytes, node_id: str, host_id: str, address: str, namespace: str
+    ) -> None:
         self.process = process
         self.index = process.index
         self.life = life
         self.node_id = node_id
         self.address = address
+        self.namespace = namespace
         self.open = True
         self.loop: asyncio.AbstractEventLoop | None = process.loop
         self.label = ""
         self.steps = 0
+        self.marks = [0] * 8
         self.stderr = process
         self.line = SimLine(process.say)
         self.codes = CodeTable(host_id)
@@ -144,6 +150,7 @@ class Guest:
         self._flush_due = False
         self._inbox: deque[list[Any]] = deque()
         self._credits: dict[int, Credit] = {}
+        self._early: dict[int, int] = {}  # credit of generators that wait for their turn
         self._running: tuple[int, asyncio.Task[None]] | None = None
         self._cancelled: set[int] = set()
         self._main: asyncio.Task[None] | None = None
@@ -155,6 +162,7 @@ class Guest:
             m.CREATE: self._on_create,
             m.CALL: lambda message: self._the_actor().on_call(message),
             m.END: lambda message: self._the_actor().on_end(message),
+            m.HANGS: lambda message: self._the_actor().on_hangs(message),
             m.STOP: self._on_stop,
             m.BLOB: lambda message: self._told.add(self.codes.add(message[2])),
             m.SETTLED: self.objects.on_settled,
@@ -162,6 +170,7 @@ class Guest:
             m.ITEM: self.verbs.on_item,
             m.RESULT: self.verbs.on_result,
             m.CREDIT: self._on_credit,
+            m.REBORN: self._on_reborn,
             m.CANCEL: self._on_cancel,
         }
 
@@ -215,9 +224,22 @@ class Guest:
         if self.actor is not None:
             self.actor.on_credit(message)
             return
-        credit = self._credits.get(message[1])
+        _, no, items = message
+        credit = self._credits.get(no)
         if credit is not None:
-            credit.add(message[2])
+            credit.add(items)
+        else:
+            self._early[no] = self._early.get(no, 0) + items
+
+    def _on_reborn(self, message: list[Any]) -> None:
+        old, self.life = message[1:]
+        renaming = Renaming(old, self.life)
+        self.objects.reborn(renaming)
+        self.verbs.reborn(renaming)
+        self.awaited = {renaming.id(id): None for id in self.awaited}
+        if self.actor is not None:
+            self.actor.reborn(renaming)
+        self.line.outbox.append((m.REBORN, *message[1:]))
 
     def _on_cancel(self, message: list[Any]) -> None:
         no = message[1]
@@ -257,7 +279,7 @@ class Guest:
         loop = self.process.loop
         while self._inbox:
             message = self._inbox.popleft()
-            no = message[1]
+            no = self.marks[0] = message[1]
             self.steps += 1
             if self._inbox:
                 self.call_later(RELIEF, self._relieve, self.steps)
@@ -324,14 +346,16 @@ class Guest:
             await asyncio.sleep(after)
             stage = PACKING
             self.answers.value(no, name, value, num_returns)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and gets it back as an answer
             if isinstance(error, asyncio.CancelledError) and no in self._cancelled:
                 self.answers.raised(no, f"task {name}", Interrupted(), stage)
             else:
                 self.answers.raised(no, name, error, stage)
+        waiting = {message[1] for message in self._inbox}
+        self._early = {no: items for no, items in self._early.items() if no in waiting}
 
     async def _stream(self, no: int, name: str, items: AsyncGenerator[Any, Any], items_ahead: int) -> int:
-        credit = self._credits[no] = Credit(items_ahead)
+        credit = self._credits[no] = Credit(items_ahead + self._early.pop(no, 0))
         room = asyncio.Event()
         credit.wake = room.set
         count = 0
@@ -497,11 +521,17 @@ class Guest:
     def cancel(self, ref: ObjectRef[Any] | Stream[Any], *, force: bool, recursive: bool) -> None:
         self.verbs.cancel(ref, force=force, recursive=recursive)
 
+    def accepted(self, ref: ObjectRef[Any]) -> Reply[None]:
+        return self.ask("accepted", ref._owner, ref._number)
+
     def watch(self, refs: Sequence[ObjectRef[Any]], fn: Callable[[ObjectRef[Any]], object]) -> None:
         self.verbs.watch(refs, fn)
 
     def wait_ready(self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None) -> Reply[Any]:
         return self.verbs.wait_ready(refs, num_returns, timeout)
+
+    def descriptors(self) -> list[int]:
+        return []
 
     def call_context(self) -> CallContext | None:
         return running_call.get()

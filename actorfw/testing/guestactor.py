@@ -53,7 +53,7 @@ class SimActor(LoopActor):
                 started = inline(hook)
                 if started is not None:
                     await started
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything: the node is told, and the process ends
                 self.could_not_start(error)
         limits = {"": self.recipe.max_concurrency, **self.recipe.groups}
         self._turns = {group: asyncio.Semaphore(limit) for group, limit in limits.items()}
@@ -94,7 +94,7 @@ class SimActor(LoopActor):
             args = call.args
             if type(args) is not list or (args and type(args[0]) is bytes):
                 call.args, call.kwargs = guest.answers.arguments(args, call.deps)
-        except BaseException as error:
+        except BaseException as error:  # unpickling runs user code; the caller is told
             self.raised(call, error, PREPARING)
             return False
         call.fn = partial(self._slowly, fn, call) if call.kind == DEF else partial(inline, fn)

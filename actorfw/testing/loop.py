@@ -23,7 +23,7 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["NODE", "StuckError", "VirtualLoop", "run"]
+__all__ = ["LIMIT", "NODE", "StuckError", "VirtualLoop", "run"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -34,9 +34,15 @@ NODE: Final[ContextVar[str | None]] = ContextVar("actorfw_simulated_node", defau
 # Virtual time that one turn of the loop may spend at one instant before it is taken for a livelock.
 _TURNS_PER_INSTANT: Final = 200_000
 
+_TICK: Final = 1e-9
+
+
+LIMIT: Final = 8 * 3600.0
+"""Virtual seconds that `run` gives a test. Nodes ask after each other for ever, so a cluster never falls silent."""
+
 
 class StuckError(Exception):
-    """Nothing can ever happen again in this loop: every task waits for another, and no timer is left."""
+    """Nothing can ever happen again in this loop, or what was waited for did not happen within the limit."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -53,6 +59,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self.limit = float("inf")  # virtual seconds, after which it raises StuckError
         self._turns = 0
         self._frozen: dict[str, list[asyncio.Handle]] = {}
         self._slow: dict[str, float] = {}
@@ -132,7 +139,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._clocks:
             node = NODE.get() if context is None else context.get(NODE)
             if node in self._clocks:
-                when = self._now + (when - self._now) * self._clocks[node][2]
+                # Rounded up: a timer that is early by its node's own clock would be set again, for no time at all.
+                when = self._now + (when - self._now) * self._clocks[node][2] + _TICK
         return super().call_at(when, callback, *args, context=context)
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
@@ -140,7 +148,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None = options.get("context")
         node = NODE.get() if context is None else context.get(NODE)
         task: asyncio.Task[Any] = super().create_task(coro, **options)
-        if node is not None:
+        if node in self._crashed:
+            self._grave.append(task)  # what was begun elsewhere in its name will never have its first step
+        elif node is not None:
             self._tasks_of.setdefault(node, WeakSet()).add(task)
         return task
 
@@ -154,8 +164,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             _unschedule(heapq.heappop(scheduled))
         if not self._ready and not self._stopping:
             if not scheduled:
-                raise StuckError(self._everything_waits())
+                first = f"nothing can happen after {self._now:.6f} virtual seconds: no handle is ready, no timer is set"
+                raise StuckError(self._everything_waits(first))
             when = scheduled[0].when()
+            if when > self.limit:
+                first = f"nothing has ended within {self.limit:g} virtual seconds"
+                self.limit = float("inf")  # what is cleaned up now may take its time
+                raise StuckError(self._everything_waits(first))
             if when > self._now:
                 self._now = when
                 self._turns = 0
@@ -250,8 +265,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._grave.clear()
         super().close()
 
-    def _everything_waits(self) -> str:
-        lines = [f"nothing can happen after {self._now:.6f} virtual seconds: no handle is ready, no timer is set."]
+    def _everything_waits(self, first: str) -> str:
+        lines = [f"{first}."]
         frozen = ", ".join(sorted(self._frozen))
         crashed = ", ".join(sorted(self._crashed))
         if frozen:
@@ -270,13 +285,19 @@ def _unschedule(handle: asyncio.TimerHandle) -> None:
     cast("Any", handle)._scheduled = False
 
 
-def run(main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run(main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]], *, limit: float = LIMIT) -> T:
     """Run a coroutine, or what `main()` returns, in a fresh `VirtualLoop`, and close it.
 
+    Args:
+        main: the test.
+        limit: virtual seconds that it may take.
+
     Raises:
-        StuckError: nothing could ever happen again; the message has every task's stack.
+        StuckError: nothing could ever happen again, or it has not ended within `limit`; the message has every task's
+            stack.
     """
     loop = VirtualLoop()
+    loop.limit = limit
     asyncio.set_event_loop(loop)
     try:
         try:

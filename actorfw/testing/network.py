@@ -42,6 +42,9 @@ class _MemoryListener:
     def close(self) -> None:
         self.network.unbind(self)
 
+    def descriptors(self) -> list[int]:
+        return []
+
 
 class MemoryNetwork:
     """All connections of a simulation.
@@ -102,6 +105,10 @@ class MemoryNetwork:
 
     # Faults.
 
+    def true_latency(self) -> None:
+        """Undo all of `set_latency`."""
+        self._latencies.clear()
+
     def set_latency(self, src: str, dst: str, low: float, high: float) -> None:
         """Bounds of what a write from `src` to `dst` takes, from now on."""
         self._latencies[src, dst] = (low, high)
@@ -128,6 +135,12 @@ class MemoryNetwork:
         self._blocked.add((src, dst))
         for connection in self.between(src, dst):
             connection.pipe(src).hold()
+
+    def unstall(self, src: str, dst: str) -> None:
+        """Undo `stall` for one direction: what was held back arrives."""
+        self._blocked.discard((src, dst))
+        for connection in self.between(src, dst):
+            connection.pipe(src).release()
 
     def partition(self, some: Iterable[str], others: Iterable[str]) -> None:
         """Let nothing through between two groups, and tell nobody, until `heal`."""
@@ -176,7 +189,8 @@ class MemoryNetwork:
             self._next_port += 1
             port = self._next_port
         key = (host, port)
-        if key in self._listeners:
+        taken = self._listeners.get(key)
+        if taken is not None and not self._gone(taken.node):
             raise OSError(98, f"address already in use: {join_address(host, port)}")
         listener = self._listeners[key] = _MemoryListener(self, node, factory, key)
         return listener
@@ -237,6 +251,7 @@ class SimEnv:
         self.host_id = "simulated"
         self.pid = 1
         self.worker_factory: Any = None
+        self.pace: Callable[[str], float] | None = lambda _: 0.0
 
     def __repr__(self) -> str:
         return f"<SimEnv {self.node}>"
@@ -244,6 +259,10 @@ class SimEnv:
     def time(self) -> float:
         """See `Env.time`."""
         return self.loop.node_time(self.node)
+
+    def boot_time(self) -> float:
+        """See `Env.boot_time`."""
+        return self.time()
 
     def wall_time(self) -> float:
         """See `Env.wall_time`."""

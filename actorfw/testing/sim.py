@@ -23,8 +23,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from actorfw.core.ledger import Shape
+from actorfw.io.tcp import split_address
 from actorfw.runtime import current
-from actorfw.runtime.node import Node, NodeOptions
+from actorfw.runtime.node import Node
+from actorfw.runtime.nodeoptions import NodeOptions
+from actorfw.runtime.rows import DrainReport
 from actorfw.testing.loop import NODE, VirtualLoop
 from actorfw.testing.network import MemoryNetwork, SimEnv
 from actorfw.testing.workers import Duration, SimWorker, SimWorkers
@@ -53,6 +56,7 @@ class SimNode:
         runtime: the node itself.
         workers: its simulated worker processes that are alive, by index.
         state: "up", "crashed" or "left".
+        place: its name in the network and the loop; not that of the node before it, if it was started again.
     """
 
     def __init__(self, index: int, name: str, env: SimEnv, workers: SimWorkers) -> None:
@@ -60,6 +64,8 @@ class SimNode:
         self.name = name
         self.state = "starting"
         self.runtime: Node
+        self.place = env.node
+        self.started_with: tuple[float | None, dict[str, Any]] = (None, {})
         self._env = env
         self._workers = workers
         self._ended: asyncio.Future[None] = env.create_future()
@@ -187,12 +193,21 @@ class SimCluster:
             num_cpus: default as for the others.
             **options: other options for it than for the others.
         """
+        return await self._start(name, num_cpus, options)
+
+    async def _start(
+        self, name: str | None, num_cpus: float | None, options: dict[str, Any], place: str | None = None
+    ) -> SimNode:
         index = len(self.nodes)
         name = name or f"n{index}"
-        env = SimEnv(self.loop, self.network, name, self.seed)
+        # The network and the loop know a node that was started again by another name: what is left of the one before
+        # it, frozen or on its way, is not its own.
+        env = SimEnv(self.loop, self.network, place or name, self.seed)
         workers = SimWorkers(env, self.seed, self._duration, first_pid=PIDS_PER_NODE * (index + 1))
         env.worker_factory = workers
+        env.pace = workers.draw
         node = SimNode(index, name, env, workers)
+        node.started_with = (num_cpus, options)
         given: dict[str, Any] = {
             "totals": Shape.of(num_cpus=self._num_cpus if num_cpus is None else num_cpus),
             "config": self._config,
@@ -200,7 +215,8 @@ class SimCluster:
             **options,
         }
         seeds = [other.address for other in self.nodes if other.state == "up"]
-        made = NodeOptions(name=name, seeds=seeds, secrets=(SECRET,), warm=False, **given)
+        given.setdefault("seeds", seeds)
+        made = NodeOptions(name=name, secrets=(SECRET,), warm=False, **given)
         self.nodes.append(node)
 
         async def start() -> None:
@@ -215,14 +231,52 @@ class SimCluster:
                 node.state = "left"
             raise
         node.state = "up"
+        node.runtime.ended.add_done_callback(lambda _: self._has_left(node))
         return node
 
+    def _has_left(self, node: SimNode) -> None:
+        if node.state == "up":
+            node.state = "left"
+
+    async def restart(self, index: int) -> SimNode:
+        """Start a node that has crashed or left again: the same name, address and options, another life.
+
+        Returns:
+            The node as it is now, with an index of its own.
+        """
+        old = self.nodes[index]
+        if old.state not in ("crashed", "left"):
+            raise UsageError(f"node {index} is {old.state}: only what has crashed or left can be started again")
+        num_cpus, options = old.started_with
+        host, port = split_address(old.address)
+        place = f"{old.name}~{len(self.nodes)}"
+        return await self._start(old.name, num_cpus, {**options, "listen": (host, port)}, place)
+
     async def _all_met(self) -> None:
-        while any(len(node.runtime.peers.by_life) < len(self.nodes) - 1 for node in self.nodes):  # noqa: ASYNC110
+        # All know all, and those that are to be linked are.
+        def met(node: SimNode) -> bool:
+            runtime = node.runtime
+            peers = runtime.peers.by_life
+            up = [fact for fact in runtime.members.facts.values() if fact.state == "up"]
+            linked = [life in peers and peers[life].connected for life in runtime.failure.machine.neighbours]
+            return len(up) == len(self.nodes) and all(linked)
+
+        while not all(met(node) for node in self.nodes):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # virtual, and nobody announces it
 
+    async def drain(self, index: int, timeout: float = 30.0) -> DrainReport:
+        """Have a node leave the cluster without loss, as `actorfw.drain` does."""
+        node = self._up(index)
+
+        async def leave() -> DrainReport:
+            report = await node.runtime.leaving.leave(timeout)
+            await node.runtime.stop()
+            return report
+
+        return await self._within(node, leave)
+
     async def stop(self, index: int) -> None:
-        """Let a node leave the cluster gracefully."""
+        """Shut a node down: what it has made ends with it."""
         node = self._up(index)
         self.thaw(index)
         self.slow(index, 0)
@@ -242,7 +296,7 @@ class SimCluster:
         """
         node = self._up(index)
         node.state = "crashed"
-        self.network.crash(node.name, silent=silent)
+        self.network.crash(node.place, silent=silent)
         for worker in list(node.workers.values()):
             worker.bury()
         current.unregister(node.runtime)
@@ -275,41 +329,55 @@ class SimCluster:
     def freeze(self, index: int) -> None:
         """Run nothing of a node and its workers until `thaw`."""
         node = self._up(index)
-        self.loop.freeze(node.name)
+        self.loop.freeze(node.place)
         for worker in node.workers.values():
             worker.stall()
 
     def thaw(self, index: int) -> None:
         """Go on after `freeze`."""
         node = self._up(index)
-        self.loop.thaw(node.name)
+        self.loop.thaw(node.place)
         for worker in node.workers.values():
             worker.resume()
 
     def slow(self, index: int, seconds: float = 0.01) -> None:
         """Let each turn of a node's loop take so much virtual time; 0 makes it fast again."""
-        self.loop.slow(self._up(index).name, seconds)
+        self.loop.slow(self._up(index).place, seconds)
 
     def skew(self, index: int, rate: float) -> None:
         """Let a node's clock run `rate` times as slowly; 1 is a true clock."""
-        self.loop.skew(self._up(index).name, rate)
+        self.loop.skew(self._up(index).place, rate)
 
     def cut(self, a: int, b: int) -> None:
         """Break the connections of two nodes now; what of the bytes on their way still arrives is drawn."""
-        self.network.cut(self.nodes[a].name, self.nodes[b].name)
+        self.network.cut(self._place(a), self._place(b))
 
     def half_open(self, a: int, b: int) -> None:
         """The same, but only `a` is told: `b` keeps its half open and what it writes goes nowhere."""
-        self.network.cut(self.nodes[a].name, self.nodes[b].name, notice=self.nodes[a].name)
+        self.network.cut(self._place(a), self._place(b), notice=self._place(a))
 
     def cut_after(self, a: int, b: int, size: int) -> None:
         """Break the connection of two nodes when `size` more bytes have arrived from `a` at `b`."""
-        if self.network.between(self.nodes[a].name, self.nodes[b].name):
-            self.network.cut_after(self.nodes[a].name, self.nodes[b].name, size)
+        if self.network.between(self._place(a), self._place(b)):
+            self.network.cut_after(self._place(a), self._place(b), size)
 
     def stall(self, a: int, b: int) -> None:
         """Let nothing through from `a` to `b`, and tell nobody, until `heal`."""
-        self.network.stall(self.nodes[a].name, self.nodes[b].name)
+        self.network.stall(self._place(a), self._place(b))
+
+    def stall_between(self, some: Iterable[int], others: Iterable[int]) -> None:
+        """A one-way partition: let nothing through from one group to another, until `heal`; the way back is open."""
+        for a in sorted(set(some)):
+            for b in sorted(set(others)):
+                self.stall(a, b)
+
+    def reset(self, a: int, b: int) -> None:
+        """Break the connections of two nodes now; what was on its way is lost, and both are told."""
+        self.network.cut(self._place(a), self._place(b), deliver="none")
+
+    def delay(self, a: int, b: int, low: float, high: float) -> None:
+        """Let messages from `a` to `b` take so many seconds from now on, drawn between two bounds."""
+        self.network.set_latency(self._place(a), self._place(b), low, high)
 
     def partition(self, some: Iterable[int], others: Iterable[int] | None = None) -> None:
         """Let nothing through between two groups, until `heal`.
@@ -320,7 +388,11 @@ class SimCluster:
         """
         one = sorted(set(some))
         two = [node.index for node in self.nodes if node.index not in one] if others is None else sorted(set(others))
-        self.network.partition([self.nodes[i].name for i in one], [self.nodes[i].name for i in two])
+        self.network.partition([self._place(i) for i in one], [self._place(i) for i in two])
+
+    def _place(self, index: int) -> str:
+        """A node's name in the network and the loop."""
+        return self.nodes[index].place
 
     def heal(self) -> None:
         """Undo `stall`, `partition` and `freeze`: what was held back arrives."""
@@ -371,7 +443,7 @@ class SimCluster:
         """
         node = self._up(index)
         was = NODE.get(), current.entered.get()
-        NODE.set(node.name)
+        NODE.set(node.place)
         current.entered.set(node.runtime)
         try:
             yield node
@@ -397,7 +469,7 @@ class SimCluster:
         async def run() -> T:
             return await fn()
 
-        task = self.loop.create_task(run(), context=self.loop.context_of(node.name))
+        task = self.loop.create_task(run(), context=self.loop.context_of(node.place))
         try:
             await asyncio.wait([task, node._ended], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:

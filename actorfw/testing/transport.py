@@ -50,7 +50,9 @@ class MemoryTransport(asyncio.Transport):
     # What a protocol calls.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Known names: sockname, peername, within_machine."""
+        """Known names: sockname, peername, within_machine, acknowledges."""
+        if name == "acknowledges":
+            return self.out.acknowledged()
         if name == "within_machine":
             return not self.connection.network.sealed
         if name in ("sockname", "peername"):
@@ -213,6 +215,11 @@ class Pipe:
     def arriving(self) -> int:
         """Bytes that have not arrived yet."""
         return sum(len(data) for _, data in self.in_flight)
+
+    def acknowledged(self) -> bool:
+        """Whether the other side's kernel would have answered by now: it does for a frozen process."""
+        back = self.writer.other.out
+        return not (self.dead or back.dead or back.stalled or (self.stalled and self.in_flight))
 
     def hold(self) -> None:
         self.stalled = True

@@ -99,7 +99,7 @@ class SimWorker:
         self._out: list[Any] = []
         self._flush_due = False
         self._started = self.loop.time() + START_DELAY
-        self._guest = Guest(self, node.life, node.id, workers.env.host_id, node.address)
+        self._guest = Guest(self, node.life, node.id, workers.env.host_id, node.address, node.namespace)
 
     def __repr__(self) -> str:
         return f"<SimWorker {self.place} {'alive' if self.alive else 'ended'}{' ' + self.label if self.label else ''}>"
@@ -130,6 +130,10 @@ class SimWorker:
         """Cancel call `no`, while it runs too."""
         self.send((CANCEL, no, False, recursive))
         self.flush()
+
+    def begun(self) -> tuple[int, ...]:
+        """What it has noted of what it starts, as real ones do in shared memory."""
+        return tuple(self._guest.marks)
 
     def kill(self, why: str = "") -> None:
         """SIGKILL: nothing of it runs from now on; its node hears so a moment later."""
@@ -200,7 +204,7 @@ class SimWorker:
         for message in messages:
             try:
                 self._handlers[message[0]](cast("WorkerProcess", self), message)
-            except Exception:
+            except Exception:  # the messages behind it are about others
                 _log.exception("a message of kind %r from worker %s could not be handled", message[:1], self.pid)
         if not messages:
             self.alive = False
