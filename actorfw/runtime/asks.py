@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.refs import Reply
-from actorfw.values.errors import ActorFwError, PeerLostError, UsageError
+from actorfw.values.errors import ActorFwError, PeerLostError, PeerUnreachableError, UsageError
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
 
-__all__ = ["Asks"]
+__all__ = ["PATIENT", "Asks"]
 
-logger = logging.getLogger("actorfw.node")
+PATIENT: Final = frozenset({"sync", "events", "pump"})
+"""Requests that have to arrive, however late: what follows from their answer must not come before."""
 
 
 class Asks:
@@ -30,14 +30,20 @@ class Asks:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.verbs: dict[str, Callable[[Peer, Any], Any]] = {"sync": lambda peer, payload: None}
-        self._open: dict[int, tuple[Peer, Reply[Any]]] = {}
+        self._open: dict[int, tuple[Peer, str, Reply[Any]]] = {}
         self._numbers = itertools.count(1)
 
     def ask(self, peer: Peer, verb: str, payload: Any) -> Reply[Any]:
-        """Ask a peer."""
+        """Ask a peer. Who does not wait for the answer asks one that can't be reached just now as well."""
         reply: Reply[Any] = Reply(self.node)
+        if peer.ended:  # nobody would say so a second time
+            reply._fail(PeerUnreachableError(f"node {peer.name} was not asked: it is {peer.ended}"))
+            return reply
+        if peer.lost and verb not in PATIENT:
+            reply._fail(PeerUnreachableError(f"node {peer.name} was not asked: it can't be reached now"))
+            return reply
         number = next(self._numbers)
-        self._open[number] = (peer, reply)
+        self._open[number] = (peer, verb, reply)
         peer.send((m.ASK, number, verb, payload))
         return reply
 
@@ -48,8 +54,8 @@ class Asks:
             if handler is None:
                 raise UsageError(f"node {self.node.name} knows no request {verb!r}")
             answer = handler(peer, payload)
-        except Exception as error:
-            self._failed(peer, number, error)
+        except Exception as error:  # the payload is a peer's: whatever it breaks, the asker is told
+            self._failed(peer, number, error, msg)
             return
         if isinstance(answer, Reply):
             later: Reply[Any] = answer
@@ -62,12 +68,12 @@ class Asks:
             return
         try:
             peer.send((m.ANSWER, number, True, done.result()))
-        except Exception as error:
-            self._failed(peer, number, error)
+        except Exception as error:  # the error that it ended with, or a value that can't travel
+            self._failed(peer, number, error, [m.ASK])
 
-    def _failed(self, peer: Peer, number: int, error: Exception) -> None:
+    def _failed(self, peer: Peer, number: int, error: Exception, msg: list[Any]) -> None:
         if not isinstance(error, ActorFwError):
-            logger.exception("a request of node %s failed", peer.name)
+            self.node.peers.not_handled(peer, msg)
         out = pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
         peer.send((m.ANSWER, number, False, out))
 
@@ -77,17 +83,24 @@ class Asks:
         if found is None:
             return
         if ok:
-            found[1]._settle(payload)
+            found[2]._settle(payload)
         else:
-            found[1]._fail(self.node.unpack_error(payload))
+            found[2]._fail(self.node.unpack_error(payload))
+
+    def peer_lost(self, peer: Peer, why: str) -> None:
+        """A peer can't be reached for now: who waits for its answer does not any more."""
+        for number, (asked, verb, reply) in list(self._open.items()):
+            if asked is peer and verb not in PATIENT:
+                del self._open[number]
+                reply._fail(PeerLostError(f"node {peer.name} did not answer: {why}"))
 
     def peer_ended(self, life: bytes, name: str, why: str) -> None:
-        for number, (peer, reply) in list(self._open.items()):
+        for number, (peer, _, reply) in list(self._open.items()):
             if peer.life == life:
                 del self._open[number]
                 reply._fail(PeerLostError(f"node {name} ended before it answered: {why}"))
 
     def close(self, error: Exception) -> None:
-        for _, reply in self._open.values():
+        for _, _, reply in self._open.values():
             reply._fail(error)
         self._open.clear()

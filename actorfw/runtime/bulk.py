@@ -83,7 +83,7 @@ class Bulk:
         waiting_bytes: what has not been handed to the session yet.
     """
 
-    __slots__ = ("_incoming", "_number", "_outgoing", "_peer", "_under_way", "waiting_bytes")
+    __slots__ = ("_after", "_incoming", "_number", "_outgoing", "_peer", "_under_way", "waiting_bytes")
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -91,6 +91,7 @@ class Bulk:
         self._under_way = 0
         self._outgoing: deque[_Outgoing] = deque()
         self._incoming: dict[int, _Incoming] = {}
+        self._after: list[tuple[set[int], Callable[[], object]]] = []
         self.waiting_bytes = 0
 
     def send(self, head: Sequence[Any], buffers: Sequence[Buffer]) -> None:
@@ -106,8 +107,30 @@ class Bulk:
             self._outgoing.append(_Outgoing(self._number, full))
             self._pump()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a large message is under way, in either direction."""
+        return bool(self._outgoing or self._under_way or self._incoming)
+
+    def when_complete(self, then: Callable[[], object]) -> None:
+        """Call `then` when all large messages that have begun to arrive are complete; at once if there are none."""
+        if self._incoming:
+            self._after.append((set(self._incoming), then))
+        else:
+            then()
+
+    def _completed(self, number: int) -> None:
+        after, self._after = self._after, []
+        for numbers, then in after:
+            numbers.discard(number)
+            if numbers:
+                self._after.append((numbers, then))
+            else:
+                then()
+
     def clear(self) -> None:
         """The session is over."""
+        self._after.clear()
         self._outgoing.clear()
         self._incoming.clear()
         self.waiting_bytes = 0
@@ -129,7 +152,10 @@ class Bulk:
         def finish_if_complete(peer: Peer, number: int, transfer: _Incoming) -> None:
             if transfer.complete:
                 del peer.bulk._incoming[number]
-                events.on_large(peer, transfer.head, [memoryview(b).toreadonly() for b in transfer.buffers])
+                try:
+                    events.on_large(peer, transfer.head, [memoryview(b).toreadonly() for b in transfer.buffers])
+                finally:
+                    peer.bulk._completed(number)
 
         def on_large(peer: Peer, message: list[Any]) -> None:
             _, number, head, sizes = message

@@ -7,40 +7,30 @@ answered once: by its host, or by this node when the host is gone, the deadline 
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from asyncio import events
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.context import milliseconds
-from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Reply
-from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall, Route
+from actorfw.runtime.locating import Locating
+from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY
+from actorfw.runtime.routes import CALL_BYTES, IN_QUEUE, IN_WINDOW, ActorCall, Lane, Route
 from actorfw.values.errors import (
     ActorDiedError,
     ActorFwError,
     DeadlineExceededError,
-    MailboxFullError,
-    PeerUnreachableError,
+    NodeClosedError,
     TaskCancelledError,
 )
 from actorfw.values.ids import RefId, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
-from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
-    from actorfw.runtime.cells import Cell
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
 
 __all__ = ["Calls"]
-
-TELL_WINDOW: Final = 256  # tells to one actor that have not started
-TELL_MARK: Final = 64  # of so many, one is acknowledged
-_CALL_BYTES: Final = 200  # about what a waiting call takes without its arguments
-_LOOK_AGAIN: Final = 0.05  # seconds; links that get room do not say so
 
 
 class Calls:
@@ -50,10 +40,9 @@ class Calls:
         self.node = node
         self.open: dict[int, ActorCall] = {}
         self.routes: dict[RefId, Route] = {}
-        self._queued_bytes = 0  # of calls whose way is not known yet
-        self._turn_bytes = 0  # of calls made in this turn of the loop, about
-        self._turn_noted = False
-        self._closed = threading.Event()
+        self.queued_bytes = 0  # of calls that can't be sent yet
+        self.aliases: list[Route] = []  # routes that lead to another actor than their id says
+        self.locating = Locating(self)
 
     # -- calling -------------------------------------------------------------------------------------------------------
 
@@ -79,116 +68,86 @@ class Calls:
                 call.timer = self.node.env.call_later(call.deadline - now, self._expire, call)
         if route.ended is not None:
             self.answered(call.no, m.ERROR, route.ended)
+        elif call.group and route.peer is not None:
+            self.node.windows.start_in_lane(call, route, route.peer)
         elif route.queue:
             self._queue(route, call)
-        elif route.cell is not None:
-            route.cell.accept(call)
+        elif (cell := route.cell) is not None:
+            if cell.pending < cell.limit:
+                cell.accept(call)
+            else:
+                self._queue(route, call)
+                self.node.windows.pump(route)
         elif route.peer is not None:
-            self._send(call, route, route.peer)
+            if route.out < route.limit:
+                self._send(call, route, route.peer)
+            else:
+                self._queue(route, call)
         else:
             self._queue(route, call)
-            self._locate(route, address)
+            self.locating.locate(route, address)
 
-    def tell(self, call: ActorCall, id: RefId, address: str) -> Reply[None]:
-        """Send a tell; the reply is done when this node's window to the actor has room."""
-        node = self.node
-        call.tell = True
-        route = self.route(id)
-        reply: Reply[None] = Reply(node)
-        route.tells += 1
-        if route.tells % TELL_MARK == 0:
-            call.credit = ACKNOWLEDGE
-            call.no = node.next_number()
-            self.open[call.no] = call
-        self.start(call, id, address)
-        self._wait_for_window(route, reply)
-        return reply
+    def _queue(self, line: Route | Lane, call: ActorCall) -> None:
+        """The way is not known yet, or there is no room."""
+        if call.group and isinstance(line, Route):
+            call.lane = line.lane(call.group, call.method)
+            line.mixed = True
+        if line.queue is None:
+            line.queue = deque()
+        line.queue.append(call)
+        call.counted = IN_QUEUE
+        self.queued_bytes += CALL_BYTES + call.size
 
-    def admit(self, handle_name: str, size: int) -> None:
-        """Refuse a call when what this node could not send yet fills its outbox; in a thread, wait instead.
+    def left_queue(self, route: Route, call: ActorCall) -> None:
+        """A call does not wait at its caller any more."""
+        if call.counted == IN_QUEUE:
+            call.counted = 0
+            self.queued_bytes -= CALL_BYTES + call.size
 
-        Raises:
-            MailboxFullError: see `Config.max_outbox`.
-        """
-        node = self.node
-        if self._full(size):
-            self._refuse_or_wait(handle_name, size)
-        self._turn_bytes += size + _CALL_BYTES
-        if not self._turn_noted:
-            self._turn_noted = True
-            node.post(self._turn_over)
+    def take_queue(self, route: Route) -> list[ActorCall]:
+        """What waited for a way or for room, in order; it does not any more."""
+        route.gather()
+        route.mixed = False
+        queue = [*(route.returned or ()), *(route.queue or ())]
+        route.returned = route.queue = None
+        route.dropped = 0
+        for call in queue:
+            self.left_queue(route, call)
+        return queue
 
-    def _turn_over(self) -> None:
-        # Whatever could be sent at once has been; the rest is in the backlog of its peer.
-        self._turn_noted = False
-        self._turn_bytes = 0
+    def keep_returned(self, route: Route, call: ActorCall) -> None:
+        """A call came back: it goes before those that were never sent, and behind those that came back before."""
+        if call.group:
+            call.lane = route.lane(call.group, call.method)
+            route.mixed = True
+        if route.returned is None:
+            route.returned = deque()
+        route.returned.append(call)
+        call.counted = IN_QUEUE
+        self.queued_bytes += CALL_BYTES + call.size
 
-    def _refuse_or_wait(self, handle_name: str, size: int) -> None:
-        node = self.node
-        if node.at_home() or events._get_running_loop() is not None:
-            raise MailboxFullError(
-                f"a call to {handle_name} was not queued: {self._waiting_bytes() >> 20} MiB wait on node {node.name} "
-                f"to be sent, and max_outbox is {node.config.max_outbox >> 20} MiB: await results, or what tell() "
-                f"returns, before sending more"
-            )
-        while self._full(size) and not self._closed.is_set():
-            self._closed.wait(_LOOK_AGAIN)
-
-    async def has_room(self) -> None:
-        """Wait until this node has room for more calls."""
-        while self._full(0) and not self._closed.is_set():  # noqa: ASYNC110  (links that get room do not say so)
-            await asyncio.sleep(_LOOK_AGAIN)
-
-    def window(self, id: RefId) -> Reply[None]:
-        """Done when there is room for more tells to an actor."""
-        reply: Reply[None] = Reply(self.node)
-        self._wait_for_window(self.route(id), reply)
-        return reply
-
-    def _wait_for_window(self, route: Route, reply: Reply[None]) -> None:
-        if route.ended is None and 2 * self._waiting_bytes() > self.node.config.max_outbox:
-            # Few large tells fill the outbox long before they fill the window, and who awaits each must not hit its
-            # end.
-            if self._closed.is_set():
-                reply._fail(self.node.closed_error())
-            else:
-                self.node.env.call_later(_LOOK_AGAIN, self._wait_for_window, route, reply)
-            return
-        if route.ended is not None or route.tells - route.acked < TELL_WINDOW:
-            reply._settle(None)
-        else:
-            if route.waiting is None:
-                route.waiting = deque()
-            route.waiting.append(reply)
-
-    def _waiting_bytes(self) -> int:
-        return self.node.outbound.outbox_bytes() + self._queued_bytes + self._turn_bytes
-
-    def _full(self, size: int) -> bool:
-        waiting = self._waiting_bytes()
-        return waiting > 0 and waiting + size > self.node.config.max_outbox
-
-    def _queue(self, route: Route, call: ActorCall) -> None:
-        """The way is not known yet."""
-        if route.queue is None:
-            route.queue = deque()
-        route.queue.append(call)
-        size = _CALL_BYTES if type(call.args) is list else _CALL_BYTES + size_of(call.args)
-        route.queued_bytes += size
-        self._queued_bytes += size
-
-    def take_queue(self, route: Route) -> Iterable[ActorCall]:
-        """What waited for a way, in order; it does not any more."""
-        self._queued_bytes -= route.queued_bytes
-        route.queued_bytes = 0
-        queue, route.queue = route.queue, None
-        return queue or ()
+    def send_queue(self, route: Route) -> None:
+        """There is a way: what waited for it goes, in order."""
+        route.gather()
+        returned, route.returned = route.returned, None
+        if returned:
+            returned.extend(route.queue or ())
+            route.queue = returned
+        self.node.windows.pump(route)
 
     def _send(self, call: ActorCall, route: Route, peer: Peer) -> None:
         node = self.node
         call.sent = True
         call.peer = None
         args = call.args
+        window = route if call.lane is None else call.lane
+        window.out += 1
+        if call.size:
+            window.weigh(call.size)
+        if call.tell:
+            node.windows.tell_leaves(route, call)
+        else:
+            call.counted = IN_WINDOW
         left = None if call.deadline is None else milliseconds(call.deadline - node.env.time())
         deps = call.deps
         if deps:
@@ -219,116 +178,6 @@ class Calls:
         elif call.tell:
             call.args = None
 
-    # -- finding the actor ---------------------------------------------------------------------------------------------
-
-    def _locate(self, route: Route, address: str) -> None:
-        if route.asking:
-            return
-        route.asking = True
-        guardian = route.id[0]
-        if guardian == self.node.life:
-            self.node.guardians.connect_new(route.id[1])
-            return
-        peer = self.node.peers.by_life.get(guardian)
-        if peer is not None:
-            peer.send((m.LOCATE, route.id[0], route.id[1]))
-        else:
-            self.node.reach(guardian, address, lambda found: self._guardian_reached(route, found))
-
-    def _guardian_reached(self, route: Route, found: Peer | PeerUnreachableError) -> None:
-        if isinstance(found, PeerUnreachableError):
-            text = f"the node that made the actor is gone: {found}"
-            self.end_route(route, ActorDiedError(text, reason="owner_died", ran=False))
-        else:
-            found.send((m.LOCATE, route.id[0], route.id[1]))
-
-    def on_located(self, peer: Peer, msg: list[Any]) -> None:
-        """The guardian says where an actor is, or how it ended."""
-        _, life, number, target_life, target_number, incarnation, host, address, out = msg
-        route = self.routes.get((life, number))
-        if out is not None:
-            given = self.node.objects.taken(peer, out)
-            out = self.node.objects.keep(out)
-            if route is not None:
-                route.asking = False
-                self.end_route_with(route, out)
-            self.node.objects.settle_taken(given)
-            return
-        if route is None:
-            return
-        route.target = (target_life, target_number)
-        route.incarnation = incarnation
-        if host == self.node.life:
-            cell = self.node.hosting.cells.get(route.target)
-            if cell is not None:
-                self.connect(route, cell=cell)
-            else:
-                # It ended while the answer was on its way, and the guardian will hear of it.
-                self.end_route_with(route, self.node.hosting.end_of(route.target))
-            return
-        found = self.node.peers.by_life.get(host)
-        if found is not None:
-            self.connect(route, peer=found)
-        else:
-            self.node.reach(host, address, lambda found: self._host_reached(route, found))
-
-    def _host_reached(self, route: Route, found: Peer | PeerUnreachableError) -> None:
-        if isinstance(found, PeerUnreachableError):
-            text = f"the actor's node can't be reached: {found}"
-            self.end_route(route, ActorDiedError(text, reason="node_died", ran=False))
-        else:
-            self.connect(route, peer=found)
-
-    def connect(self, route: Route, *, cell: Cell | None = None, peer: Peer | None = None) -> None:
-        """The way is known: send what has queued, in order."""
-        route.asking = False
-        route.cell = cell
-        route.peer = peer
-        for call in self.take_queue(route):
-            if call.cancelled:
-                continue
-            if cell is not None:
-                cell.accept(call)
-            elif peer is not None:
-                self._send(call, route, peer)
-        self._queue_sent(route)
-
-    def _queue_sent(self, route: Route) -> None:
-        then, route.then = route.then, None
-        for do in then or ():
-            do()
-
-    def disconnect(self, route: Route) -> None:
-        """The host had no room for the actor: what was sent there queues again, in front and in order."""
-        route.cell = None
-        route.peer = None
-        route.asking = True
-        unconfirmed, route.unconfirmed = route.unconfirmed, None
-        if unconfirmed:
-            queued = self.take_queue(route)
-            for call in (*unconfirmed, *queued):
-                call.sent = False
-                self._queue(route, call)
-
-    def on_not_here(self, peer: Peer, msg: list[Any]) -> None:
-        """The host does not know the actor: it never ran the call. Ask the guardian again, in order."""
-        _, no, *_ = msg
-        self.node.objects.carry_out(self.node.objects.ownership.call_ended((no, peer.life)))
-        call = self.open.get(no)
-        if call is None or call.route is None:
-            return
-        route = call.route
-        if call.runner is not peer or not call.sent:
-            return  # it is on its way to another host already
-        call.sent = False
-        if route.peer is peer:
-            route.peer = None
-        if route.peer is not None:
-            self._send(call, route, route.peer)
-            return
-        self._queue(route, call)
-        self._locate(route, "")
-
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def answered(self, no: int, state: int, out: Any, items: int = 0) -> None:
@@ -338,6 +187,7 @@ class Calls:
         """
         call = self.open.get(no)
         if call is None:
+            self.node.windows.answered_late(no)
             return
         if call.stream is not None:
             items = out if state == m.VALUE else items
@@ -347,14 +197,23 @@ class Calls:
         del self.open[no]
         if call.timer is not None:
             call.timer.cancel()
-        route = call.route
         call.hold = None
-        if call.tell:
-            assert route is not None
-            route.acked += TELL_MARK
-            waiting = route.waiting
-            while waiting and route.tells - route.acked < TELL_WINDOW + len(waiting):
-                waiting.popleft()._settle(None)
+        if call.repeated and state == m.ERROR:
+            out = self._of_all_attempts(out)
+        if call.counted:
+            route: Any = call.route
+            if call.counted == IN_WINDOW:
+                window = route if call.lane is None else call.lane
+                window.out -= 1
+                if call.size:
+                    window.lighten(call.size)
+                call.counted = 0
+                if window.queue:
+                    self.node.windows.pump(window)
+            else:
+                self.node.windows.withdrawn(route, call)
+        elif call.tell:
+            self.node.windows.tell_started(call)
             return
         ref = call.ref
         if call.stream is not None:
@@ -376,6 +235,14 @@ class Calls:
             else:
                 objects.settled(ref, state, out)
 
+    def _of_all_attempts(self, out: Any) -> Any:
+        """The error of the last attempt may say that it never ran; on an incarnation before it may have."""
+        error = self.node.unpack_error(out)
+        if isinstance(error, ActorFwError) and error.ran is False:
+            error.ran = None
+            return self.out(error)
+        return out
+
     def item(self, no: int, index: int, out: Any) -> None:
         """One item of a generator method."""
         call = self.open.get(no)
@@ -396,15 +263,20 @@ class Calls:
         ran = None if call.sent or call.started else False
         self._withdraw(call)
         error = DeadlineExceededError(f"call {call.method} did not end within its timeout", ran=ran)
-        self.answered(call.no, m.ERROR, self._out(error))
+        self.answered(call.no, m.ERROR, self.out(error))
 
     def _withdraw(self, call: ActorCall) -> None:
         call.cancelled = True
         route = call.route
         if route is None:
             return
-        if call.sent and route.peer is not None:
-            route.peer.send((m.CANCEL, call.no, False, True))
+        if call.counted:
+            self.node.windows.withdrawn(route, call)
+        if call.sent:
+            peer = call.runner  # where it was sent; the route may have ended since, or lead elsewhere
+            if peer is not None:
+                peer.withdraw(m.CALL, call.no)
+                peer.send((m.CANCEL, call.no, False, True))
         elif route.cell is not None and not call.sent:
             route.cell.cancel(call)
 
@@ -422,16 +294,23 @@ class Calls:
             call.hold = None
             refs = call.ref if type(call.ref) is tuple else (call.ref,)
             for ref in refs:
-                if ref is not None and ref._state == PENDING:  # type: ignore[union-attr]
-                    ref._state = CANCELLED  # type: ignore[union-attr]
-                    ref._fire()  # type: ignore[union-attr]
+                if ref is not None and ref._state == PENDING:
+                    ref._state = CANCELLED
+                    if ran is False:
+                        ref.never_ran()
+                    ref._fire()
         else:
-            self.answered(no, m.ERROR, self._out(TaskCancelledError(f"call {call.method} was cancelled", ran=ran)))
+            self.answered(no, m.ERROR, self.out(TaskCancelledError(f"call {call.method} was cancelled", ran=ran)))
         return True
+
+    def fail(self, call: ActorCall, error: ActorFwError) -> None:
+        """End a call here with an error, and at its host without waiting."""
+        self._withdraw(call)
+        self.answered(call.no, m.ERROR, self.out(error))
 
     def end_route(self, route: Route, error: ActorFwError) -> None:
         """The actor is gone as far as this node is concerned: what waits for it fails, and what comes later."""
-        self.end_route_with(route, self._out(error))
+        self.end_route_with(route, self.out(error))
 
     def end_route_with(self, route: Route, out: Any) -> None:
         if route.ended is not None:
@@ -439,25 +318,31 @@ class Calls:
         route.ended = out
         route.cell = None
         route.peer = None
-        for call in self.take_queue(route):
+        queued = self.take_queue(route)
+        for call in queued:
             if not call.cancelled:
                 self.answered(call.no, m.ERROR, out)
-        for reply in route.waiting or ():
-            reply._settle(None)
-        route.waiting = None
-        self._queue_sent(route)
+        self.node.windows.route_ended(route, queued)
+
+    def actor_ended(self, id: RefId, error: ActorDiedError) -> None:
+        """A watch has heard the actor's end: what is open to it fails now, and what comes later."""
+        for route in self.locating.routes_to(id):
+            for call in [call for call in self.open.values() if call.route is route and (call.sent or call.started)]:
+                ran = ActorDiedError(str(error), reason=error.reason, ran=None)
+                self.answered(call.no, m.ERROR, self.out(ran))
+            self.end_route(route, error)
 
     def let_go(self, id: RefId, then: Callable[[], None]) -> None:
         """The last handle here to a foreign actor is gone. Tells that are on their way to a third node must arrive
         before its guardian hears of it: they hold the actor too."""
         route = self.routes.get(id)
-        if route is not None and route.queue:
+        if route is not None and route.waits():
             if route.then is None:
                 route.then = []
             route.then.append(lambda: self.let_go(id, then))
             return
         self.routes.pop(id, None)
-        if route is None or route.peer is None or route.peer.life == id[0] or not route.tells:
+        if route is None or route.peer is None or route.peer.life == self.node.heirs.of(id[0]) or not route.tells:
             then()
             return
         reply = self.node.asks.ask(route.peer, "sync", None)
@@ -465,38 +350,27 @@ class Calls:
 
     def peer_ended(self, life: bytes, name: str, why: str, unsent: Iterable[Any]) -> None:
         """A host is gone, or a guardian with all its actors."""
-        never_sent = {msg[1] for msg in unsent if msg[0] == m.CALL}
-        hosted = [route for route in self.routes.values() if route.peer is not None and route.peer.life == life]
-        guarded = [route for route in self.routes.values() if route.id[0] == life]
-        gone = set(map(id, hosted)) | set(map(id, guarded))
+        heir = self.node.heirs.of
+        guarded = [route for route in (*self.routes.values(), *self.aliases) if heir(route.target[0]) == life]
+        gone = set(map(id, guarded))
         for call in list(self.open.values()):
-            # Where it was sent counts, not where its route leads now: that may have ended before.
-            here = call.sent and call.runner is not None and call.runner.life == life
-            if here or (call.sent and id(call.route) in gone):
-                ran = False if call.no in never_sent else None
-                reason = "node_died" if here else "owner_died"
-                error = ActorDiedError(
-                    f"the actor of call {call.method} ended with node {name}: {why}", reason=reason, ran=ran
-                )
-                self.answered(call.no, m.ERROR, self._out(error))
-        for route in hosted:
-            text = text_id(route.target)[-20:]
-            error = ActorDiedError(f"actor {text} ended with its node {name}: {why}", reason="node_died", ran=False)
-            self.end_route(route, error)
+            if call.sent and id(call.route) in gone and call.runner is not None and call.runner.life != life:
+                text = f"the actor of call {call.method} ended with node {name}, which had made it: {why}"
+                self.answered(call.no, m.ERROR, self.out(ActorDiedError(text, reason="owner_died", ran=None)))
+        for route in guarded:
+            route.lasting = False
+        self.locating.host_ended(life, name, why, unsent)
         for route in guarded:
             text = f"actor {text_id(route.target)[-20:]} ended with {name}, which had made it: {why}"
-            error = ActorDiedError(text, reason="owner_died", ran=False)
-            self.end_route(route, error)
+            self.end_route(route, ActorDiedError(text, reason="owner_died", ran=False))
 
-    def close(self, error: Exception) -> None:
-        self._closed.set()
-        out = self._out(error)
-        for no in list(self.open):
-            self.answered(no, m.ERROR, out)
-        for route in self.routes.values():
-            for reply in route.waiting or ():
-                reply._settle(None)
+    def close(self, error: NodeClosedError) -> None:
+        out = self.out(error)
+        never = self.out(NodeClosedError(str(error), ran=False))
+        for no, call in list(self.open.items()):
+            self.answered(no, m.ERROR, out if call.sent or call.started else never)
+        self.node.windows.close()
         self.routes.clear()
 
-    def _out(self, error: BaseException) -> Any:
+    def out(self, error: BaseException) -> Any:
         return pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)

@@ -6,30 +6,48 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core.holds import Holder
+from actorfw.core.windows import Mailbox
 from actorfw.runtime.context import CallContext
 from actorfw.runtime.definitions import MethodInfo, Recipe
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.routes import ActorCall
-from actorfw.values.errors import ActorDiedError, DeadlineExceededError, TaskCancelledError, TaskError
+from actorfw.values.errors import (
+    ActorDiedError,
+    DeadlineExceededError,
+    SerializationError,
+    TaskCancelledError,
+    TaskError,
+)
+from actorfw.values.events import TellFailed
 from actorfw.values.ids import RefId, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import asyncio
+    from collections.abc import Iterable, Mapping
 
     from actorfw.runtime.node import Node
 
-__all__ = ["ENDED", "ENDING", "STARTING", "UP", "Cell", "CellContext", "Step"]
+__all__ = ["AT_ONCE", "ENDED", "ENDING", "HOOK_SECONDS", "STARTING", "UP", "Cell", "CellContext", "Step"]
+
+logger = logging.getLogger("actorfw.actors")
 
 STARTING: Final = 0
 UP: Final = 1
 ENDING: Final = 2  # takes nothing new, finishes what it has
 ENDED: Final = 3
+
+AT_ONCE: Final = frozenset(("killed", "drained"))  # ends that wait for nothing, and tell nobody in the actor
+
+HOOK_SECONDS: Final = 30.0  # that on_stop may take
 
 
 class Step:
@@ -44,17 +62,25 @@ class Step:
         self.index = 0
 
 
-class Cell:
+class Cell(Mailbox):
     """One actor's mailbox and its end; where its methods run is the subclass's."""
 
     __slots__ = (
         "_gates",
         "_late",
+        "_sealed",
+        "_told",
+        "_watch",
+        "_withheld",
         "box",
+        "follows",
         "grant",
+        "guardian",
+        "holder",
         "id",
         "incarnation",
         "interface",
+        "lasting",
         "methods",
         "node",
         "reason",
@@ -63,8 +89,10 @@ class Cell:
     )
 
     def __init__(self, node: Node, id: RefId, incarnation: int, recipe: Recipe) -> None:
+        super().__init__(recipe.max_pending_calls)
         self.node = node
         self.id = id
+        self.guardian = id[0]  # the life that answers for it now
         self.incarnation = incarnation
         self.recipe = recipe
         self.state = STARTING
@@ -76,6 +104,48 @@ class Cell:
         # Calls whose arguments are not here: by caller, in order, with those behind them; and unordered ones.
         self._gates: dict[tuple[bytes, int], deque[ActorCall]] | None = None
         self._late: set[ActorCall] | None = None
+        self.lasting = False  # if it is lost, another incarnation follows
+        self.follows = False  # it has ended, and another one does
+        self._sealed: list[ActorCall] | None = None  # calls that are for the next one
+        self._watch: Any = None  # what looks whether somebody is held up: a timer, or one for each group
+        self._told: ActorCall | None = None  # the call of which the log said that it holds others up
+        self.holder: Holder | None = None  # with a name that voters have given: until when calls may begin
+        self._withheld: deque[ActorCall] | None = None  # their turn has come, but they may not begin now
+
+    # -- a name that voters have given ---------------------------------------------------------------------------------
+
+    def may_begin(self, call: ActorCall, holder: Holder) -> bool:
+        """Whether a call whose turn has come may begin; else it waits until this host holds the name again."""
+        # Not left to a timer: after a standstill of the process calls come before timers.
+        if self.node.env.boot_time() < holder.until:
+            return True
+        holder.waits = True
+        self.pending += 1
+        if call.size:
+            self.weigh(call.size)
+        if self._withheld is None:
+            self._withheld = deque()
+        self._withheld.append(call)
+        return False
+
+    def go_on(self) -> None:
+        """This host holds the name again: what was withheld comes first."""
+        if self._withheld:
+            self.stop_withholding()
+            self.wake()
+
+    def stop_withholding(self) -> None:
+        """What was withheld is in the mailbox again, before all others."""
+        withheld, self._withheld = self._withheld, None
+        if withheld:
+            self.put_back(withheld)
+
+    def put_back(self, calls: Iterable[ActorCall]) -> None:
+        """These are next again, in this order."""
+        box = self.box
+        if box is None:
+            box = self.box = deque()
+        box.extendleft(reversed(tuple(calls)))
 
     # -- the mailbox ---------------------------------------------------------------------------------------------------
 
@@ -84,6 +154,9 @@ class Cell:
         if self.state >= ENDING:
             self.reject(call)
             return
+        self.pending += 1
+        if call.size:
+            self.weigh(call.size)
         if call.deps or self._gates:
             self._accept_behind(call)
         else:
@@ -134,10 +207,16 @@ class Cell:
             self._open_gate_when_ready(key)
         for call in [call for call in self._late or () if call.cancelled]:
             self._arrived(call)
+        for call in [call for call in self._withheld or () if call.cancelled]:
+            assert self._withheld is not None
+            self._withheld.remove(call)
+            self.taken(call)
+            self.was_cancelled(call)
+            self.idle()
 
     def waits(self) -> bool:
         """Whether there are calls whose arguments are not here yet."""
-        return bool(self._gates or self._late)
+        return bool(self._gates or self._late or self._withheld)
 
     def _open_gate_when_ready(self, key: tuple[bytes, int]) -> None:
         gates = self._gates
@@ -165,6 +244,19 @@ class Cell:
         self.box.append(call)
         self.wake()
 
+    def taken(self, call: ActorCall) -> None:
+        """A call leaves the mailbox: it starts now, or never will."""
+        self.pending -= 1
+        if call.size or self.heard:
+            self.node.windows.left(self, call)
+
+    def held(self, call: ActorCall | None) -> Iterable[tuple[ActorCall, asyncio.Task[Any] | None]]:
+        """The turns without which a call that waits here can't start, or its own if it runs; with their tasks.
+
+        None stands for a call that has not come yet. Nothing: there are none, or it is not known.
+        """
+        return ()
+
     def wake(self) -> None:
         """There is something in the mailbox."""
         raise NotImplementedError
@@ -173,13 +265,35 @@ class Cell:
         """Nothing runs and nothing waits: the moment to end if that was asked for."""
 
     def reject(self, call: ActorCall) -> None:
-        """Answer a call that came too late."""
-        self.answer(call, m.ERROR, self.out(self.died()))
+        """Answer a call that came too late, or keep it for the next incarnation."""
+        if self.follows:
+            self.node.hosting.bounce(self, call)
+        elif self._sealed is not None:
+            self._sealed.append(call)
+        else:
+            self.answer(call, m.ERROR, self.out(self.died()))
 
     def no_method(self, call: ActorCall) -> None:
         """Answer a call of what the class does not have: its caller knows another version of it."""
         error = TaskError(f"actor {self.title} has no method {call.method!r}", ran=False)
         self.answer(call, m.ERROR, self.out(error))
+
+    def tell_failed(self, call: ActorCall, error: BaseException) -> None:
+        """A tell raised: nobody waits for its answer, so the log and whoever reads events hear of it."""
+        logger.error("a tell of %s to actor %s raised", call.method, self.title, exc_info=error)
+        events = self.node.events
+        if events.wanted:
+            text = "".join(traceback.format_exception(error))
+            events.publish(TellFailed(text_id(self.id), call.method, text))
+
+    def refused(self, call: ActorCall, error: Exception) -> None:
+        """What a call gave can't be sent."""
+        if call.tell:
+            return
+        if isinstance(error, SerializationError):
+            error.ran = True
+        ours = isinstance(error, (SerializationError, TaskError))
+        self.answer(call, m.ERROR, self.out(error, infrastructure=ours))
 
     def was_cancelled(self, call: ActorCall) -> None:
         """Answer a call that was taken back."""
@@ -198,7 +312,7 @@ class Cell:
     def depth(self) -> int:
         """Calls accepted and not started."""
         waiting = sum(map(len, self._gates.values())) if self._gates else 0
-        return waiting + (len(self._late) if self._late else 0) + (len(self.box) if self.box else 0)
+        return waiting + sum(len(those) for those in (self._late, self.box, self._withheld) if those)
 
     def answer(self, call: ActorCall, state: int, out: Any) -> None:
         """The final answer to a call."""
@@ -212,6 +326,7 @@ class Cell:
     def drain(self) -> list[ActorCall | Step]:
         """Take out all that waits."""
         waiting: list[ActorCall | Step] = []
+        self.stop_withholding()
         box, self.box = self.box, None
         if box:
             waiting += box
@@ -221,6 +336,9 @@ class Cell:
             waiting += gate
         late, self._late = self._late, None
         waiting += sorted(late or (), key=lambda call: call.no)
+        self.emptied()
+        if self.heard:
+            waiting += self.node.windows.drained(self)
         return waiting
 
     def drain_with(self, error: ActorDiedError) -> None:
@@ -244,8 +362,73 @@ class Cell:
         raise NotImplementedError
 
     def end(self, how: str) -> None:
-        """End the actor: "killed" at once, other words after what it has accepted."""
+        """End the actor: "killed" at once, other words after what it has accepted, "drain" after what has started."""
+        if self.state == ENDED:
+            return
+        self.reason = how
+        if how in AT_ONCE:
+            self.abort()
+            self.finished(how)
+            return
+        self.state = ENDING
+        if how in ("owner_died", "fenced"):
+            self.abort()
+        elif how == "drain":
+            self.seal()
+        self.idle()
+
+    def cut(self, why: str) -> None:
+        """End this incarnation at once, whatever runs: another one follows elsewhere."""
+        if self.state != ENDED:
+            self.reason = "drain"
+            self.state = ENDING
+            self.seal()
+            self.abort(lost=why)
+            self.finished("drain")
+
+    def abort(self, *, lost: str = "") -> None:
+        """Whatever runs or waits fails now, with the reason.
+
+        `lost`: what runs fails because this incarnation does, and another one follows.
+        """
         raise NotImplementedError
+
+    def seal(self) -> None:
+        """Start nothing more: what waits, and what still comes, is for the next incarnation."""
+        if self._sealed is None:
+            self._sealed = []
+            self._sealed += self.take_unstarted()
+
+    def take_unstarted(self) -> list[ActorCall]:
+        """Take out the calls that have not started, those of each caller in order; generators that began stay."""
+        waiting: list[ActorCall] = []
+        self.stop_withholding()
+        box = self.box
+        if box:
+            waiting += [item for item in box if isinstance(item, ActorCall)]
+            steps = [item for item in box if isinstance(item, Step)]
+            box.clear()  # in place: it may be in somebody's hands
+            box.extend(steps)
+        gates, self._gates = self._gates, None
+        for gate in (gates or {}).values():
+            waiting += gate
+        late, self._late = self._late, None
+        waiting += sorted(late or (), key=lambda call: call.no)
+        self.emptied()
+        if self.heard:
+            waiting += self.node.windows.drained(self)
+        return waiting
+
+    def another_follows(self, reason: str) -> bool:
+        """Whether this incarnation's end for this reason is not the actor's."""
+        if reason == "drain":
+            return True
+        return reason == "crashed" and self.lasting and self.state not in (ENDING, ENDED)
+
+    def lose(self, calls: Iterable[ActorCall], why: str) -> None:
+        """These had started, and their callers will not hear from this incarnation."""
+        for call in calls:
+            self.node.hosting.lose(self, call, why)
 
     def failed(self, error: BaseException, then: Any, out: Any = None) -> None:
         """It could not be made: `then` hears it, and those that call it. `out`: the error as it came, if from afar."""
@@ -255,18 +438,24 @@ class Cell:
         if self.state == ENDED:
             return
         cause = self.node.unpack_error(out)
-        self.reason = "crashed"
         died = ActorDiedError(f"actor {self.title} could not be made: {cause!r}", reason="crashed", ran=False)
         died.__cause__ = cause
-        self.drain_with(died)
+        if not self.another_follows("crashed"):
+            self.reason = "crashed"
+            self.drain_with(died)
         self.finished("crashed", self.out(died))
 
     def finished(self, reason: str, out: Any = None) -> None:
-        """The actor has ended for good."""
+        """This incarnation has ended, and with it the actor unless another one follows."""
         if self.state == ENDED:
             return
+        self.follows = self.another_follows(reason)
         self.state = ENDED
         self.reason = reason
+        if self.follows:
+            sealed, self._sealed = self._sealed, None
+            for call in (*(sealed or ()), *self.take_unstarted()):
+                self.node.hosting.bounce(self, call)
         self.drain_with(self.died())
         grant, self.grant = self.grant, None
         if grant is not None:
@@ -293,9 +482,11 @@ class Cell:
         return True
 
     def ready_arguments(self, call: ActorCall) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Unpack a call's arguments; None when it has been answered instead."""
+        """Unpack a call's arguments; None when it has been answered instead, or is not to begin now."""
         node = self.node
         if call.deadline is not None and self.expired(call):
+            return None
+        if self.holder is not None and not self.may_begin(call, self.holder):
             return None
         refs = call.dep_refs
         if refs:
@@ -309,7 +500,7 @@ class Cell:
             return tuple(args), {}
         try:
             return node.unpack_args(args, refs)
-        except Exception as error:
+        except Exception as error:  # unpickling runs user code; the caller is told
             self.answer(call, m.ERROR, self.out(error))
             return None
 
@@ -327,6 +518,11 @@ class CellContext(CallContext):
     def __init__(self, cell: Cell, call: ActorCall | None) -> None:
         self.cell = cell
         self._call = call
+
+    @property
+    def running(self) -> ActorCall | None:
+        """The call that runs; None in `__init__` and the hooks."""
+        return self._call
 
     @property
     def deadline(self) -> float | None:  # type: ignore[override]
@@ -358,7 +554,7 @@ class CellContext(CallContext):
 
     @property
     def guardian(self) -> bytes:
-        return self.cell.id[0]
+        return self.cell.guardian
 
     @property
     def fencing_token(self) -> int:  # type: ignore[override]

@@ -4,14 +4,14 @@
 out in one write per loop turn and come in through a table of handlers. Which worker gets what, and what it costs when
 one dies, is `runtime.pool`'s affair.
 
-The loop is used through `add_reader` and `add_writer` and the sockets directly: large values are received into the
-memory where they stay, and when a worker has died, what it still wrote is read to the last byte before its end is
-told. A transport gives neither.
+The loop is used through `add_reader` and `add_writer`, since a transport neither receives large values into the memory
+where they stay, nor reads to the last byte what a worker that died has written before its end is told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgpack
 
 from actorfw.runtime.deaths import sentence
+from actorfw.runtime.marks import Marks
 from actorfw.runtime.rawoutput import RawOutput
 from actorfw.runtime.worker import zygote as other
 from actorfw.values.errors import ProtocolError
@@ -78,6 +79,7 @@ class WorkerProcess:
         self.output = output
         self.alive = True
         self._zygote = zygote
+        self.slot = zygote.marks.take()
         self._loop = zygote.loop
         self._handlers = handlers
         self._channel = channel
@@ -224,7 +226,7 @@ class WorkerProcess:
         for message in messages:
             try:
                 handlers[message[0]](self, message)
-            except Exception:
+            except Exception:  # the messages behind it are about others
                 _log.exception("a message of kind %r from worker %s could not be handled", message[:1], self.pid)
 
     def _end_of_channel(self) -> None:
@@ -247,6 +249,11 @@ class WorkerProcess:
     def _finish(self, said: str) -> None:
         self._close()
         self.ended(self, said)
+        self._zygote.marks.give_back(self.slot)
+
+    def begun(self) -> tuple[int, ...] | None:
+        """What it has noted in its slot (`runtime.marks`); None: before it starts more, it sends what it has."""
+        return self._zygote.marks.read(self.slot)
 
     def _read_to_the_end(self) -> None:
         # The process is gone, so all that it ever wrote is in the kernel's buffers now. A child of its own may hold
@@ -299,7 +306,8 @@ class Zygote:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.workers: dict[int, WorkerProcess] = {}
-        self._settings = settings
+        self.marks = Marks()
+        self._settings = {**settings, "marks": self.marks.fd}
         self._handlers = handlers
         self._ended = ended
         self._output = output
@@ -347,18 +355,19 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=write_fd,
                 stderr=write_fd,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self.marks.fd] if self.marks.fd >= 0 else [theirs.fileno()],
                 process_group=0,
             )
-        except BaseException:
+        except BaseException:  # nothing that was opened for it is to stay
             ours.close()
             os.close(read_fd)
             raise
         finally:
             theirs.close()
             os.close(write_fd)
-        settings = msgpack.packb(self._settings)
-        ours.sendall(other.LENGTH.pack(len(settings)) + settings)
+            self.marks.hand_over()
+        with contextlib.suppress(ConnectionError):  # it has ended already: its status is read below, and what it said
+            ours.sendall(other.LENGTH.pack(len(settings := msgpack.packb(self._settings))) + settings)
         ours.setblocking(False)
         self._control = ours
         self._raw = RawOutput(self.loop, read_fd, self._said)
@@ -387,7 +396,7 @@ class Zygote:
         ours.setblocking(False)
         worker = WorkerProcess(self, index, ours, read_fd, self._handlers, self._ended, self._output)
         self.workers[index] = worker
-        self._request(other.REQUEST.pack(other.FORK, 0, index), (theirs.detach(), write_fd))
+        self._request(other.REQUEST.pack(other.FORK, worker.slot, index), (theirs.detach(), write_fd))
         return worker
 
     def signal(self, index: int, number: int) -> None:
@@ -494,6 +503,7 @@ class Zygote:
         for worker in list(self.workers.values()):
             worker._read_to_the_end()
             worker._finish(f"worker process {worker.pid} went down with its parent: {how}")
+        self.marks.close()
         if not self._ready.done():
             self._ready.set_exception(RuntimeError(how))
             self._ready.exception()  # whether or not somebody waits
@@ -545,6 +555,7 @@ class Zygote:
         for worker in list(self.workers.values()):
             worker._close()
         self._close_descriptors()
+        self.marks.close()
         if not self._ready.done():
             self._ready.set_exception(RuntimeError("the node is closing"))
             self._ready.exception()

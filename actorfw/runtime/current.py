@@ -15,7 +15,8 @@ from asyncio import events
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from actorfw.values.errors import NotInitializedError, UsageError
+from actorfw.io.forked import let_go
+from actorfw.values.errors import NodeClosedError, NotInitializedError, UsageError
 
 if TYPE_CHECKING:
     from actorfw.runtime.definitions import Interface
@@ -48,8 +49,9 @@ def home() -> Home:
     Raises:
         NotInitializedError: none runs here.
         UsageError: several run in this process and nothing says which is meant.
+        NodeClosedError: it is clear which is meant, and that one closes.
     """
-    found = entered.get()
+    meant = found = entered.get()
     if found is not None and found.open:
         return found
     loop = events._get_running_loop()
@@ -59,6 +61,8 @@ def home() -> Home:
             return found
     if len(_of_process) == 1:
         return _of_process[0]
+    if _of_process and meant is not None:
+        raise NodeClosedError("the node on which this runs is not up, or is being shut down")
     if _of_process:
         raise UsageError(
             f"{len(_of_process)} nodes run in this process and none is bound to this loop or context: "
@@ -109,11 +113,12 @@ def forgotten_init(where: str | None) -> None:
 
 
 def _after_fork() -> None:
-    # The child has the node's objects, but neither its loop nor its sockets: to it, there is no node.
+    # The child has the node's objects, but neither its loop nor, from here on, its sockets: to it, there is no node.
     global _lock
     _lock = threading.Lock()
     for node in _of_process:
         node.open = False  # refs and handles of the parent's say so, instead of waiting for a loop that is not there
+        let_go(node.descriptors())
     _of_process.clear()
     contexts.clear()
     _by_loop.clear()

@@ -16,6 +16,7 @@ import msgpack
 
 from actorfw.core.ledger import Shape
 from actorfw.values.errors import UsageError
+from actorfw.values.scheduling import Bundle, PlacementGroup
 
 if TYPE_CHECKING:
     from actorfw.wire.code import CodeTable
@@ -63,13 +64,23 @@ class MethodInfo:
     ordered: bool = True
     timeout: float | None = None
     num_returns: int = 1
+    max_task_retries: int = 0
 
     @property
     def streams(self) -> bool:
         return self.kind in (GENERATOR, ASYNC_GENERATOR)
 
     def to_wire(self) -> list[Any]:
-        return [self.name, self.kind, self.group, self.interleave, self.ordered, self.timeout, self.num_returns]
+        return [
+            self.name,
+            self.kind,
+            self.group,
+            self.interleave,
+            self.ordered,
+            self.timeout,
+            self.num_returns,
+            self.max_task_retries,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +91,13 @@ class Interface:
     methods: Mapping[str, MethodInfo] = field(hash=False)
 
     @classmethod
-    def of(cls, actor_class: type) -> Interface:
-        """Read the public methods of a class, those of its bases included."""
+    def of(cls, actor_class: type, max_task_retries: int = 0) -> Interface:
+        """Read the public methods of a class, those of its bases included.
+
+        Args:
+            actor_class: the class.
+            max_task_retries: of those methods that say nothing else.
+        """
         methods: dict[str, MethodInfo] = {}
         for name in dir(actor_class):
             if name.startswith("_"):
@@ -97,7 +113,8 @@ class Interface:
             if not callable(attribute) or isinstance(attribute, type):
                 continue
             said: dict[str, Any] = getattr(attribute, "__actorfw_method__", {})
-            methods[name] = MethodInfo(name, kind_of(attribute), **said)
+            options: dict[str, Any] = {"max_task_retries": max_task_retries, **said}
+            methods[name] = MethodInfo(name, kind_of(attribute), **options)
         return cls(actor_class.__qualname__, methods)
 
     def to_wire(self) -> list[Any]:
@@ -124,6 +141,7 @@ class Recipe:
     max_concurrency: int = 1
     groups: dict[str, int] = field(default_factory=dict[str, int])
     max_pending_calls: int = 10_000
+    overflow: str = "wait"
 
     def to_blob(self) -> bytes:
         """The bytes whose hash names this definition in messages."""
@@ -134,17 +152,23 @@ class Recipe:
                 self.code,
                 self.executor,
                 self.shape.amounts,
+                self.shape.bundle,
                 self.max_concurrency,
                 self.groups,
                 self.max_pending_calls,
+                self.overflow,
             ]
         )
         return packed
 
     @classmethod
     def from_blob(cls, blob: bytes) -> Recipe:
-        kind, name, code, executor, shape, concurrency, groups, pending = msgpack.unpackb(blob)
-        return cls(kind, name, code, executor, Shape.from_wire(shape), concurrency, groups, pending)
+        kind, name, code, executor, amounts, bundle, concurrency, groups, pending, overflow = msgpack.unpackb(blob)
+        shape = Shape.from_wire(amounts)
+        if bundle is not None:
+            (owner, number), index = bundle
+            shape = shape.within_bundle(((owner, number), index))
+        return cls(kind, name, code, executor, shape, concurrency, groups, pending, overflow)
 
 
 class Definition:
@@ -166,7 +190,7 @@ class Definition:
         self.interface: Interface | None = None
         if isinstance(target, type):
             self.kind = CLASS
-            self.interface = Interface.of(target)
+            self.interface = Interface.of(target, options.get("max_task_retries", 0))
             asynchronous = any(m.kind in (ASYNC, ASYNC_GENERATOR) for m in self.interface.methods.values())
             cpus = 0.0
         else:
@@ -187,6 +211,11 @@ class Definition:
             memory=options.get("memory", 0),
             resources=options.get("resources") or {},
         )
+        scheduling = options.get("scheduling")
+        if isinstance(scheduling, PlacementGroup):
+            self.shape = self.shape.within_bundle((scheduling.ref_id, -1))
+        elif isinstance(scheduling, Bundle):
+            self.shape = self.shape.within_bundle((scheduling.group.ref_id, scheduling.index))
         # (table, hash of the code, hash of the recipe, the recipe) as last sent: the code may have to be made again.
         self._recipe_of: tuple[Any, bytes, bytes, Recipe] | None = None
 
@@ -225,6 +254,7 @@ class Definition:
             self.options.get("max_concurrency") or 1,
             dict(self.options.get("concurrency_groups") or {}),
             self.options.get("max_pending_calls") or 10_000,
+            self.options.get("overflow") or "wait",
         )
         hashed = codes.add(recipe.to_blob())
         self._recipe_of = (codes, code, hashed, recipe)

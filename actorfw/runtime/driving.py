@@ -1,4 +1,4 @@
-"""Driving users' coroutines and generators: inside another's task, each in a context of its own, and where they hang.
+"""Driving users' coroutines and generators: inside another's task, each in a context of its own.
 
 An actor has one task while it is busy. What runs in it is driven step by step in the context of its call, so that
 context variables of one call are not seen by the next, while `asyncio.timeout`, `TaskGroup` and `current_task` work
@@ -10,17 +10,37 @@ from __future__ import annotations
 import logging
 from collections.abc import Coroutine, Generator
 from contextvars import Context
-from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["END", "HELD_UP", "InContext", "close", "held_up", "next_item"]
+if TYPE_CHECKING:
+    from actorfw.wire.codec import Codec
+
+__all__ = ["END", "InContext", "Unsendable", "close", "inner", "next_item", "pack_item"]
 
 logger = logging.getLogger("actorfw.actors")
 
-HELD_UP: Final = 5.0  # seconds behind one call after which the log says where it hangs
-
 END: Final = object()
 """What `next_item` gives after the last item."""
+
+
+class Unsendable(Exception):  # noqa: N818  (no error of its own: it tells ours from the user's)
+    """What user code gave can't be sent; `cause` says why."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def pack_item(codec: Codec, item: Any) -> Any:
+    """What a generator has yielded, as it travels.
+
+    Raises:
+        Unsendable: it can't be sent.
+    """
+    try:
+        return codec.pack(item, where="item")
+    except Exception as error:  # whatever it is: the generator did not raise it
+        raise Unsendable(error) from error
 
 
 class InContext:
@@ -56,7 +76,7 @@ class InContext:
                     error, self.error = self.error, None
                     raise error
                 sent = yield waits_for
-            except BaseException as error:
+            except BaseException as error:  # all that is thrown in goes to the coroutine
                 try:
                     waits_for = run(coro.throw, error)
                 except StopIteration as stop:
@@ -93,46 +113,11 @@ async def close(items: Any, context: Context | None = None) -> None:
             items.close()
         else:
             context.run(items.close)
-    except Exception:
+    except Exception:  # user code, and what it raises now is nobody's answer
         logger.exception("closing the generator %s failed", getattr(items, "__qualname__", items))
 
 
-def held_up(title: str, waiting: int, method: str, coro: Any) -> None:
-    """Say in the log that calls wait behind one that is suspended, and where that hangs."""
-    frames = _frames(coro, method)
-    where = ""
-    if frames:
-        first, last = frames[0], frames[-1]
-        where = f", which hangs at {first.f_code.co_filename}:{first.f_lineno}"
-        if last is not first:
-            where += f" in {last.f_code.co_name} ({last.f_code.co_filename}:{last.f_lineno})"
-    logger.warning(
-        "actor %s: %d %s waited %g s behind %s%s; "
-        "@actorfw.method(interleave=True) lets a long-lived method run beside the others",
-        title,
-        waiting,
-        "call has" if waiting == 1 else "calls have",
-        HELD_UP,
-        method,
-        where,
-    )
-
-
-def _frames(coro: Any, method: str) -> list[FrameType]:
-    """The frames in which a chain of awaits is suspended, from the method's own on."""
-    frames: list[FrameType] = []
-    while coro is not None:
-        frame = getattr(coro, "cr_frame", None) or getattr(coro, "ag_frame", None)
-        if frame is not None:
-            frames.append(frame)
-        coro = _inner(coro)
-    for at, frame in enumerate(frames):
-        if frame.f_code.co_name == method:
-            return frames[at:]
-    return frames[-1:]
-
-
-def _inner(coro: Any) -> Any:
+def inner(coro: Any) -> Any:
     """What a suspended coroutine or generator waits for."""
     if isinstance(coro, InContext):
         return coro.coro
@@ -143,5 +128,5 @@ def _inner(coro: Any) -> Any:
         return found
     # The generator of InContext.__await__ has the coroutine that it drives in a local variable.
     frame = getattr(coro, "gi_frame", None)
-    inner = frame.f_locals.get("coro") if frame is not None else None
-    return inner if inner is not coro else None
+    driven = frame.f_locals.get("coro") if frame is not None else None
+    return driven if driven is not coro else None

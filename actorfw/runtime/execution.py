@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR, GENERATOR, Recipe
+from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.refs import FAILED, READY, ObjectRef
 from actorfw.runtime.routes import held_ids
 from actorfw.runtime.threads import Credit, Threads
 from actorfw.values.errors import (
     ActorFwError,
     DeadlineExceededError,
+    NodeDiedError,
     SerializationError,
     TaskCancelledError,
     TaskError,
@@ -67,6 +69,7 @@ class Execution:
         "recipe",
         "runner",
         "serial",
+        "since",
         "started",
         "worker",
     )
@@ -94,6 +97,7 @@ class Execution:
         self.num_returns = 1
         self.parent = 0
         self.serial = 0
+        self.since = 0.0  # when it began to wait for room on this node
         self.grant = None
         self.runner = None
         self.worker = None
@@ -166,11 +170,37 @@ class ExecutionService:
         if exe.cancelled:
             return
         try:
-            if self.try_start(exe) or (not exe.limited and self.node.pool.queue_foreign(exe)):
+            if not self.node.leaving.begun and (
+                self.try_start(exe) or (not exe.limited and self.node.pool.foreign.keep(exe))
+            ):
                 return
         except Exception as error:  # whatever it is, its submitter must hear of it
             self.failed_to_start(exe, error)
             return
+        self.bounce(exe)
+
+    @property
+    def foreign(self) -> int:
+        """How many tasks of other nodes are here, waiting or running."""
+        return len(self._foreign)
+
+    def bounce_waiting(self) -> None:
+        """This node leaves: what has not started here goes elsewhere, and has not spent an attempt."""
+        for exe in list(self._foreign.values()):
+            if not exe.started and not exe.cancelled:
+                exe.cancelled = True  # whoever still has it in a queue lets it pass
+                self.bounce(exe)
+
+    def give_up(self) -> None:
+        """This node leaves before these are done: their submitters may try again elsewhere, if they have attempts."""
+        for exe in list(self._foreign.values()):
+            self.broke(exe, NodeDiedError(f"node {self.node.name} left before task {exe.name} was done"))
+            exe.cancelled = True
+
+    def bounce(self, exe: Execution) -> None:
+        """It goes back to its submitter, and has not spent an attempt."""
+        peer = exe.peer
+        assert peer is not None
         self._foreign.pop((peer.life, exe.no, exe.attempt), None)
         self._end_call(exe)
         peer.send((m.BOUNCE, exe.no, exe.attempt, self.node.load()))
@@ -192,20 +222,21 @@ class ExecutionService:
     def on_cancel(self, peer: Peer, msg: list[Any]) -> None:
         """The submitter takes a task or an actor call back."""
         _, no, force, recursive = msg
-        for key, exe in list(self._foreign.items()):
-            if key[0] == peer.life and key[1] == no:
-                self.cancel(exe, force=force, recursive=recursive)
-                return
-        self.node.hosting.on_cancel(peer, no)
+        # An attempt that was given up for lost may still run here beside the one that followed it.
+        attempts = [exe for key, exe in self._foreign.items() if key[0] == peer.life and key[1] == no]
+        for exe in attempts:
+            self.cancel(exe, force=force, recursive=recursive)
+        if not attempts:
+            self.node.hosting.on_cancel(peer, no)
 
     def on_credit(self, peer: Peer, msg: list[Any]) -> None:
         """The consumer of a stream took items."""
         _, no, items = msg
-        for key, exe in self._foreign.items():
-            if key[0] == peer.life and key[1] == no:
-                self.add_credit(exe, items)
-                return
-        self.node.hosting.on_credit(peer, no, items)
+        attempts = [key for key in self._foreign if key[0] == peer.life and key[1] == no]
+        if attempts:
+            self.add_credit(self._foreign[max(attempts)], items)  # nobody reads what an older one yields
+        else:
+            self.node.hosting.on_credit(peer, no, items)
 
     def add_credit(self, exe: Execution, items: int) -> None:
         """The consumer of a stream that runs here took items, or went away."""
@@ -233,12 +264,9 @@ class ExecutionService:
             return False
         exe.grant = grant
         self.begin(exe)
-        if exe.deps and not self._deps_here(exe, kind):
+        if exe.deps and not self._deps_here(exe):
             return True
-        if kind == "loop":
-            self._start_on_loop(exe)
-        else:
-            self._start_in_thread(exe)
+        self._start_here(exe)
         return True
 
     def begin(self, exe: Execution) -> None:
@@ -247,7 +275,7 @@ class ExecutionService:
         exe.serial = next(self._serials)
         self.by_serial[exe.serial] = exe
 
-    def _deps_here(self, exe: Execution, kind: str) -> bool:
+    def _deps_here(self, exe: Execution) -> bool:
         # A local task comes here with its own deps settled; borrowed ones are fetched now.
         if exe.dep_refs is None:
             exe.dep_refs = [self.node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps]
@@ -257,8 +285,8 @@ class ExecutionService:
         def then() -> None:
             if not exe.cancelled:
                 try:
-                    (self._start_on_loop if kind == "loop" else self._start_in_thread)(exe)
-                except Exception as error:
+                    self._start_here(exe)
+                except Exception as error:  # whatever it is, its submitter must hear of it
                     self.failed_to_start(exe, error)
 
         self.node.objects.resolve(exe.dep_refs, then)
@@ -290,6 +318,12 @@ class ExecutionService:
             name=exe.name,
         )
 
+    def _start_here(self, exe: Execution) -> None:
+        if exe.recipe.executor == "loop" or self.node.env.pace is not None:
+            self._start_on_loop(exe)
+        else:
+            self._start_in_thread(exe)
+
     def _start_on_loop(self, exe: Execution) -> None:
         context = self.node.base_context.copy()
         context.run(running_call.set, self.context(exe))
@@ -300,6 +334,9 @@ class ExecutionService:
             ready = self._ready(exe)
             if ready is None:
                 return
+            pace = self.node.env.pace
+            if pace is not None and exe.recipe.executor == "thread":
+                await asyncio.sleep(pace(exe.name))
             value = ready()
             del ready  # with the arguments, whose refs are given back with the answer
             if exe.recipe.kind == ASYNC_GENERATOR:
@@ -315,7 +352,7 @@ class ExecutionService:
                 self.answer(exe, m.ERROR, self._out(TaskCancelledError(f"task {exe.name} was cancelled")))
             else:
                 self.raised(exe, error)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and the loop is not to end by it
             self.raised(exe, error)
         else:
             self.returned(exe, value)
@@ -332,7 +369,7 @@ class ExecutionService:
         try:
             fn = self.node.codes.load(exe.recipe.code)
             args, kwargs = self.node.unpack_args(exe.args, exe.dep_refs)
-        except Exception as error:
+        except Exception as error:  # loading and unpickling run user code
             self.answer(exe, m.ERROR, self._out(error))
             return None
         return functools.partial(fn, *args, **kwargs)
@@ -347,7 +384,7 @@ class ExecutionService:
                 except StopAsyncIteration:
                     break
                 credit.spend()
-                self.send_item(exe, index, self.node.codec.pack(item))
+                self.send_item(exe, index, pack_item(self.node.codec, item))
                 index += 1
         finally:
             await items.aclose()
@@ -417,11 +454,16 @@ class ExecutionService:
             if exe.num_returns != 1:
                 self.answer(exe, m.PARTS, self.parts(exe.name, value, exe.num_returns))
             else:
-                self.answer(exe, m.VALUE, self.node.codec.pack(value))
-        except SerializationError as error:
+                self.answer(exe, m.VALUE, self.node.codec.pack(value, where="result"))
+        except Exception as error:  # whatever keeps it from being sent
+            self._refused(exe, error)
+
+    def _refused(self, exe: Execution, error: Exception) -> None:
+        if isinstance(error, SerializationError):
             error.ran = True
+        if isinstance(error, (SerializationError, TaskError)):
             self.answer(exe, m.ERROR, self._out(error))
-        except Exception as error:
+        else:
             self.raised(exe, error)
 
     def parts(self, name: str, value: Any, count: int) -> list[Any]:
@@ -438,16 +480,15 @@ class ExecutionService:
             raise TaskError(f"{name} was asked for num_returns={count} and returned {type(value).__name__}") from None
         if len(values) != count:
             raise TaskError(f"{name} was asked for num_returns={count} and returned {len(values)} values")
-        return [self.node.codec.pack(v) for v in values]
+        return [self.node.codec.pack(part, where=f"result[{at}]") for at, part in enumerate(values)]
 
     def raised(self, exe: Execution, error: BaseException) -> None:
         """It raised: answer that."""
-        infrastructure = isinstance(error, TaskError) and exe.num_returns != 1
-        self.answer(
-            exe,
-            m.ERROR,
-            pack_error(self.node.codec, error, where=f"{exe.name} on {self.node.name}", infrastructure=infrastructure),
-        )
+        if isinstance(error, Unsendable):
+            self._refused(exe, error.cause)
+            return
+        where = f"{exe.name} on {self.node.name}"
+        self.answer(exe, m.ERROR, pack_error(self.node.codec, error, where=where, infrastructure=False))
 
     def answer(self, exe: Execution, state: int, out: Any) -> None:
         """The final answer of an execution, once."""
@@ -498,9 +539,10 @@ class ExecutionService:
             self.node.pool.cancel(exe, force=force)
         elif exe.worker is not None:
             self.node.pool.withdraw(exe)
-        elif exe.runner is not None and exe.recipe.executor == "loop":
+        elif isinstance(exe.runner, asyncio.Task):
             exe.runner.cancel()
-            if inspect.getcoroutinestate(exe.runner.get_coro()) == inspect.CORO_CREATED:
+            coro: Any = exe.runner.get_coro()
+            if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
                 # A coroutine that is cancelled before its first step never runs, and could not answer.
                 self.answer(exe, m.ERROR, self._out(TaskCancelledError(f"task {exe.name} was cancelled", ran=False)))
         elif exe.runner is not None:
@@ -532,7 +574,7 @@ class ExecutionService:
     def close(self) -> None:
         """The node closes: stop what runs on the loop, let threads end by themselves."""
         for exe in list(self.by_serial.values()):
-            if exe.runner is not None and exe.recipe.executor == "loop":
+            if isinstance(exe.runner, asyncio.Task):
                 exe.runner.cancel()
             elif isinstance(exe.credit, Credit):
                 exe.credit.add(-1)

@@ -4,12 +4,12 @@ group."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from actorfw.runtime.definitions import MethodInfo, Recipe
 
-__all__ = ["Groups", "runs_one_at_a_time"]
+__all__ = ["BESIDE", "Groups", "runs_one_at_a_time"]
 
 BESIDE: Final = (
     "(interleaved)"  # the group of methods that run beside all others; not a name that a user's group would have
@@ -57,6 +57,11 @@ class Groups:
         """Something waits for its turn."""
         self._queues[group].append(item)
 
+    def put_back(self, calls: Iterable[Any]) -> None:
+        """These were taken out, have not started, and are next again, in this order."""
+        for call in reversed(tuple(calls)):
+            self._queues[self.of(call.method)].appendleft(call)
+
     def head(self, group: str) -> Any:
         """What has waited longest, or None."""
         queue = self._queues[group]
@@ -70,9 +75,21 @@ class Groups:
         self._room[group] -= 1
         return queue.popleft()
 
+    def has_room(self, group: str) -> bool:
+        """Whether one more may start now."""
+        return self._room[group] > 0
+
     def leave(self, group: str) -> None:
         """One has ended, or pauses: there is room again."""
         self._room[group] += 1
+
+    def take_out(self, kind: type) -> list[Any]:
+        """Take out what waits and is of this kind, in order; the rest stays."""
+        taken: list[Any] = []
+        for group, queue in self._queues.items():
+            taken += [item for item in queue if isinstance(item, kind)]
+            self._queues[group] = deque(item for item in queue if not isinstance(item, kind))
+        return taken
 
     def drain(self) -> list[Any]:
         """Take out everything that waits."""

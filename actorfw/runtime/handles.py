@@ -17,13 +17,13 @@ import msgpack
 from actorfw.runtime.current import restore_handle
 from actorfw.runtime.definitions import Interface, MethodInfo
 from actorfw.values.errors import UsageError
-from actorfw.values.ids import RefId, text_id
+from actorfw.values.ids import RefId, is_detached, text_id
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
     from actorfw.runtime.refs import Grip, ObjectRef, Reply
 
-__all__ = ["ActorHandle", "BoundMethod", "Call", "Interfaces", "handle_id"]
+__all__ = ["ActorHandle", "BoundMethod", "Call", "Interfaces", "handle_id", "hash_by_name", "means"]
 
 
 class Call:
@@ -86,17 +86,17 @@ class BoundMethod:
         return self._handle._home.tell_actor(self._handle, self._info, args, kwargs)
 
     def options(self, **options: Any) -> BoundMethod:
-        """The same method with other options for the calls made through it: timeout, num_returns."""
+        """The same method with other options for the calls made through it: timeout, num_returns, max_task_retries."""
         for name, value in options.items():
             if name not in _OPTIONS:
                 raise UsageError(f"{name!r} is no option of a call; the options are {', '.join(_OPTIONS)}")
-            if name == "max_task_retries":
-                raise UsageError("max_task_retries is not there yet: it comes with restarts of actors")
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if name == "timeout" and value is not None and not number:
                 raise UsageError(f"timeout is {value!r}; it must be a number of seconds or None")
             if name == "num_returns" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise UsageError(f"num_returns is {value!r}; it must be an integer, 0 or more")
+            if name == "max_task_retries" and (isinstance(value, bool) or not isinstance(value, int) or value < -1):
+                raise UsageError(f"max_task_retries is {value!r}; it must be an integer, -1 or more")
         if self._info.streams and options.get("num_returns", 1) != 1:
             raise UsageError(
                 f"{self._info.name} is a generator: its items come as a stream, num_returns does not apply"
@@ -125,7 +125,18 @@ class _Method:
 class ActorHandle:
     """Speaks to one actor, wherever it is. Handles of the same actor are equal; they can be sent and stored."""
 
-    __slots__ = ("__weakref__", "_address", "_grip", "_guardian", "_home", "_interface", "_number", "_route")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_grip",
+        "_guardian",
+        "_hash",
+        "_hint",
+        "_home",
+        "_interface",
+        "_number",
+        "_route",
+    )
 
     def __init__(
         self, home: Home, guardian: bytes, number: int, address: str, interface: Interface, grip: Grip | None
@@ -137,6 +148,8 @@ class ActorHandle:
         self._interface = interface
         self._grip = grip  # None only for what an actor has of itself: its own handle does not keep it alive
         self._route: Any = None  # the home's own: where calls go
+        self._hash = 0  # once somebody has asked for it, for good
+        self._hint = 0  # what it is to be; 0: whatever follows from the id
 
     def __getattr__(self, name: str) -> NoReturn:
         interface: Interface = object.__getattribute__(self, "_interface")
@@ -149,7 +162,13 @@ class ActorHandle:
         return isinstance(other, ActorHandle) and self._number == other._number and self._guardian == other._guardian
 
     def __hash__(self) -> int:
-        return hash((self._guardian, self._number, "actor"))
+        # With `get_if_exists` the id may turn out to be another one, and a set that this is in must still find it.
+        taken = self._hash
+        if not taken:
+            # Not by the life of its guardian, which may take a new one; a detached actor's number is its shard only.
+            own = self._guardian if is_detached(self._guardian) else "actor"
+            taken = self._hash = self._hint or hash((self._number, own)) or 1
+        return taken
 
     def __copy__(self) -> ActorHandle:
         return self
@@ -164,6 +183,21 @@ class ActorHandle:
 
     def __repr__(self) -> str:
         return f"<{self._interface.name} actor {text_id((self._guardian, self._number))[-20:]}>"
+
+
+def hash_by_name(handle: ActorHandle, namespace: str, name: str) -> None:
+    """The handle was made or found by its name: its hash, if nobody has asked for it, is that of the name.
+
+    All who ask for the name know that from the start, the id only some of them.
+    """
+    handle._hint = hash((namespace, name, "actor"))
+
+
+def means(handle: ActorHandle, other: ActorHandle) -> None:
+    """`handle` stands for the actor that `other` is a handle of. Its hash stays if somebody has asked for it."""
+    handle._guardian, handle._number, handle._address = other._guardian, other._number, other._address
+    handle._grip = other._grip
+    handle._hint = hash(other)
 
 
 def handle_id(handle: ActorHandle) -> RefId:

@@ -34,6 +34,10 @@ class Home(Protocol):
     loop: asyncio.AbstractEventLoop | None
     """The loop that callbacks of refs run on when nobody else's is running; None in a worker."""
 
+    def descriptors(self) -> list[int]:
+        """Of the sockets that a forked child must not hold."""
+        ...
+
     # -- the future protocol -------------------------------------------------------------------------------------------
     def at_home(self) -> bool:
         """Whether this thread may touch callback lists directly (the node's loop thread; never in a worker)."""
@@ -111,6 +115,10 @@ class Home(Protocol):
         ...
 
     def cancel(self, ref: ObjectRef[Any] | Stream[Any], *, force: bool, recursive: bool) -> None: ...
+
+    def accepted(self, ref: ObjectRef[Any]) -> Reply[None]:
+        """Done when the call that makes a ref is in its actor's mailbox, or has ended."""
+        ...
 
     def watch(self, refs: Sequence[ObjectRef[Any]], fn: Callable[[ObjectRef[Any]], object]) -> None:
         """Call `fn(ref)`, at home, when each of them has an outcome, without fetching any."""

@@ -1,7 +1,8 @@
 """The actors that live on this node: their arrival, the way of calls into their cells and back, and their end.
 
-A host does what guardians say; it never decides whether an actor is to live. It remembers how actors ended here, so
-that late calls hear the reason.
+A host does what guardians say; it never decides whether an actor is to live, and of orders about one actor it takes no
+older one than it has heard (`core.fencing`). It remembers how actors ended here, so that late calls hear the reason. If
+only an incarnation has ended, what it had not started goes back to its callers, in order, for the next.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from actorfw.core.entries import Key
+from actorfw.core.fencing import Fence
 from actorfw.core.ledger import Shape
-from actorfw.runtime.cells import ENDED, Cell
+from actorfw.runtime.cells import ENDED, STARTING, Cell
 from actorfw.runtime.definitions import Interface, Recipe
 from actorfw.runtime.execution import Credit
 from actorfw.runtime.groups import Groups, runs_one_at_a_time
@@ -25,9 +28,10 @@ from actorfw.runtime.routes import ActorCall, held_ids
 from actorfw.runtime.taskcells import TaskCell
 from actorfw.runtime.threadcells import ThreadCell, is_asynchronous
 from actorfw.values.errors import ActorDiedError, ActorFwError
-from actorfw.values.ids import RefId, text_id
+from actorfw.values.ids import RefId, checked_id, is_detached, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
+from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.channel import WorkerProcess
@@ -49,7 +53,11 @@ class Hosting:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.cells: dict[RefId, Cell] = {}
-        self._ends: OrderedDict[RefId, tuple[str, Any]] = OrderedDict()
+        self._ends: OrderedDict[RefId, tuple[str, Any, bool]] = OrderedDict()  # reason, error, does another follow?
+        self._fence = Fence()
+        # Creations that found no room here: their guardian has kept the calls that it sent behind them.
+        self._turned_away: OrderedDict[RefId, int] = OrderedDict()
+        self._also: dict[Cell, list[Callable[[str, Any], object]]] = {}  # who else waits for its start
         self._refused: dict[tuple[bytes, Shape], Peer] = {}  # guardians that had no room here
         self._calls: dict[tuple[bytes, int], tuple[Cell, ActorCall]] = {}
         self.parking = Parking(node.env)
@@ -58,11 +66,11 @@ class Hosting:
 
     def on_create(self, peer: Peer, msg: list[Any]) -> None:
         """A guardian elsewhere wants an actor made here."""
-        _, number, incarnation, hashed, args, deps, interface = msg
+        _, life, number, incarnation, hashed, args, deps, interface, lasting, name = msg
         node = self.node
-        id = (peer.life, number)
+        id = checked_id(life, number)
         held = held_ids(args, deps)
-        key = ("create", number, incarnation)
+        key = ("create", *id, incarnation)
         if held:
             node.objects.carry_out(node.objects.ownership.call_received(peer.life, key, held))
         args = node.objects.keep(args)
@@ -71,10 +79,13 @@ class Hosting:
             if state == "no_room":
                 shape = node.recipe(hashed).shape
                 self._refused[(peer.life, shape)] = peer
+                self._turned_away[id] = incarnation
+                if len(self._turned_away) > REMEMBERED:
+                    self._turned_away.popitem(last=False)
             node.outbound.enclose(peer, out)
             node.objects.sweep()
             kept, after = node.objects.ownership.call_answered(peer.life, key)
-            peer.send((m.CREATED, peer.life, number, incarnation, state, out, [list(k) for k in kept] or None))
+            peer.send((m.CREATED, *id, incarnation, state, out, [list(k) for k in kept] or None))
             node.objects.carry_out(after)
 
         refs = None
@@ -84,7 +95,11 @@ class Hosting:
                 if len(dep) == 4 and not ref.done():
                     ref._lazy = False
                     ref._settle(dep[3])
-        self.create(id, incarnation, hashed, node.recipe(hashed), args, refs, Interface.from_wire(interface), then)
+        recipe = node.recipe(hashed)
+        made = Interface.from_wire(interface)
+        key_held = None if name is None else (name[0], name[1])
+        guardian = node.heirs.of(peer.life)  # it may have left since it asked, and its heir have asked before
+        self.create(id, incarnation, hashed, recipe, args, refs, made, then, guardian, lasting, key_held)
 
     def create(
         self,
@@ -96,9 +111,22 @@ class Hosting:
         refs: Any,
         interface: Interface,
         then: Callable[[str, Any], object],
+        guardian: bytes,
+        lasting: bool,
+        name: Key | None,
     ) -> None:
-        """Make an actor here; `then(state, out)` hears "up", "failed" (with the error) or "no_room", once."""
+        """Make an incarnation here; `then(state, out)` hears "up", "failed" or "hopeless" (with the error) or
+        "no_room", once; nothing if a later one is known. `lasting`: another one follows if it is lost. `name`: to be
+        held, as voters have given it."""
         node = self.node
+        verdict = self._fence.create(id, incarnation)
+        if verdict != "make":
+            if verdict == "repeat":
+                self._repeat(id, guardian, then)
+            return
+        before = self.cells.get(id)
+        if before is not None:  # its guardian went on without hearing of its end
+            before.cut("a later incarnation was made")
         grant = node.ledger.take(recipe.shape, lasting=True)
         if grant is None or node.closing:
             then("no_room", None)
@@ -114,36 +142,76 @@ class Hosting:
             groups = Groups(recipe, methods)
             cell = ThreadCell(node, id, incarnation, recipe, groups, asynchronous=is_asynchronous(methods))
         else:
-            cell = ProcessCell(node, id, incarnation, recipe, Groups(recipe, methods, ahead=AHEAD))
+            # What is in the process begins there without a further look.
+            ahead = min(AHEAD, recipe.max_pending_calls // 2) if name is None else 0
+            cell = ProcessCell(node, id, incarnation, recipe, Groups(recipe, methods, ahead=ahead))
+            cell.most = cell.limit = recipe.max_pending_calls - ahead
+        self._fence.heard(id, incarnation)
+        self._ends.pop(id, None)
+        self._turned_away.pop(id, None)
+        cell.guardian = id[0] if is_detached(id[0]) else guardian
+        cell.lasting = lasting
         cell.grant = grant
         cell.interface = interface
         cell.methods = methods
         self.cells[id] = cell
+        if name is not None and node.directory.quorum is not None:
+            node.directory.quorum.hold(cell, name, lambda: self._begin(cell, hashed, args, refs, then))
+        else:
+            self._begin(cell, hashed, args, refs, then)
+
+    def _begin(self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]) -> None:
         if refs and not all(ref.done() for ref in refs):
-            node.objects.resolve(refs, lambda: self._construct(cell, hashed, args, refs, then))
+            self.node.objects.resolve(refs, lambda: self._construct(cell, hashed, args, refs, then))
         else:
             self._construct(cell, hashed, args, refs, then)
+
+    def _repeat(self, id: RefId, guardian: bytes, then: Callable[[str, Any], object]) -> None:
+        """It was made, or tried, before: a guardian's heir asks how that went."""
+        cell = self.cells.get(id)
+        if cell is None:
+            then("failed", self.end_of(id))
+            return
+        if not is_detached(id[0]):
+            cell.guardian = guardian
+        if cell.state == STARTING:
+            self._also.setdefault(cell, []).append(then)
+        else:
+            then("up", None)
 
     def _construct(
         self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]
     ) -> None:
         node = self.node
+
+        def made(state: str, out: Any) -> None:
+            then(state, out)
+            for other in self._also.pop(cell, ()):
+                other(state, out)
+
         if cell.state == ENDED:
-            then("failed", cell.out(cell.died()))
+            made("failed", cell.out(cell.died()))
             return
+        for ref in refs or ():
+            if ref._state != READY:
+                out = ref._out if ref._state == FAILED else node.objects.cancelled_out(ref)
+                cell.lasting = False  # it will not be different elsewhere
+
+                def hopeless(_: str, out: Any) -> None:
+                    made("hopeless", out)
+
+                cell.failed(node.unpack_error(out), hopeless, out)
+                return
         try:
-            for ref in refs or ():
-                if ref._state != READY:
-                    raise node.unpack_error(ref._out if ref._state == FAILED else node.objects.cancelled_out(ref))
             if isinstance(cell, ProcessCell):
-                cell.launch(node.pool.spawn(), hashed, cell.interface, args, refs, then)
+                cell.launch(node.pool.spawn(), hashed, cell.interface, args, refs, made)
                 return
             actor_class = node.codes.load(cell.recipe.code)
             unpacked, kwargs = node.unpack_args(args, refs)
-        except Exception as error:
-            cell.failed(error, then, cell.out(error, infrastructure=isinstance(error, ActorFwError)))
+        except Exception as error:  # loading and unpickling run user code
+            cell.failed(error, made, cell.out(error, infrastructure=isinstance(error, ActorFwError)))
             return
-        cell.start(actor_class, cell.interface, unpacked, kwargs, then)
+        cell.start(actor_class, cell.interface, unpacked, kwargs, made)
 
     def tell_room(self) -> None:
         """Something here may have become free: guardians that had no room hear of it."""
@@ -164,7 +232,7 @@ class Hosting:
     def on_call(self, peer: Peer, msg: list[Any]) -> None:
         """A call from another node. One that can't be taken apart is answered with its error; nobody else notices."""
         try:
-            _, no, life, number, _incarnation, method, args, deps, left, credit, num_returns, caller, tell = msg
+            _, no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, tell = msg
             node = self.node
             cell = self.cells.get((life, number))
             call = ActorCall(no, method, args, deps)
@@ -185,6 +253,7 @@ class Hosting:
                         call.hold = True
                         node.objects.carry_out(node.objects.ownership.call_received(peer.life, (no, node.life), held))
                 call.args = node.objects.keep(args)
+                call.size = size_of(call.args)
                 if deps:
                     call.dep_refs = [node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in deps]
                     for ref, dep in zip(call.dep_refs, deps, strict=True):
@@ -192,35 +261,94 @@ class Hosting:
                             ref._lazy = False
                             ref._settle(dep[3])
                 node.objects.settle_taken(given)
-            if cell is None:
-                self._unknown(peer, call, (life, number))
+            elif type(args) is bytes:
+                call.size = len(args)
+            if cell is None or cell.incarnation != incarnation:
+                self._unknown(peer, call, (life, number), incarnation)
                 return
             if not tell:
                 self._calls[(peer.life, no)] = (cell, call)
-            cell.arrive(call)
-        except Exception as error:
+            if cell.pending < cell.limit:
+                cell.arrive(call)
+            else:
+                node.windows.arrive_full(cell, call)
+        except Exception as error:  # the message is a peer's: its caller is told
             self.node.inbound.refuse_call(peer, msg, error)
 
-    def _unknown(self, peer: Peer, call: ActorCall, id: RefId) -> None:
+    def _unknown(self, peer: Peer, call: ActorCall, id: RefId, incarnation: int) -> None:
         end = self._ends.get(id)
-        if call.tell and not call.no:
+        if self._turned_away.get(id) == incarnation:
+            if call.no:
+                self._unanswered(peer, call, m.NOT_HERE, call.no, 0)
+        elif end is None or end[2] or id in self.cells:
+            self._send_back(peer, call, id, incarnation)
+        elif call.no:
+            self._send_result(call, peer, m.ERROR, self.end_of(id))
+
+    # -- what an incarnation leaves behind -----------------------------------------------------------------------------
+
+    def bounce(self, cell: Cell, call: ActorCall) -> None:
+        """A call that has not started goes back to its caller, for the next incarnation."""
+        peer = call.peer
+        call.runner = None
+        call.started = False
+        if peer is None:
+            if call.no or call.tell:
+                self.node.calls.locating.came_back(call, cell.incarnation)
+        elif call.no or call.tell:
+            self._calls.pop((peer.life, call.no), None)
+            self._send_back(peer, call, cell.id, cell.incarnation)
+        else:
+            self._unanswered(peer, call)
+
+    def _send_back(self, peer: Peer, call: ActorCall, id: RefId, incarnation: int) -> None:
+        if call.tell:
+            # Its caller has kept nothing of it.
+            deps = [list(dep[:3]) for dep in call.deps] if call.deps else None
+            self.node.outbound.give(peer, call.args, deps)
+            peer.send((m.RETURNED, call.no, *id, incarnation, call.method, call.args, deps, call.credit, call.caller))
             return
-        if end is None:
-            if call.hold:
-                call.hold = None
-                _, then = self.node.objects.ownership.call_answered(peer.life, (call.no, self.node.life))
-                self.node.objects.carry_out(then)
-            peer.send((m.NOT_HERE, call.no, id[0], id[1]))
+        self._unanswered(peer, call, m.NOT_HERE, call.no, incarnation)
+
+    def lose(self, cell: Cell, call: ActorCall, why: str) -> None:
+        """A call that had started when its incarnation was lost; another one follows."""
+        peer = call.peer
+        if call.tell:
             return
-        self._send_result(call, peer, m.ERROR, self.end_of(id))
+        if peer is None:
+            if call.no:
+                self.node.calls.locating.lost(call, cell.incarnation, why)
+        elif not call.no:
+            self._unanswered(peer, call)
+        elif self._calls.pop((peer.life, call.no), None) is not None:
+            self._unanswered(peer, call, m.LOST, call.no, cell.incarnation, why, call.items)
+
+    def _unanswered(self, peer: Peer, call: ActorCall, *head: Any) -> None:
+        """This host is through with a call: send `(*head, kept)`, or nothing if its caller is gone."""
+        call.args = call.dep_refs = None
+        kept: Any = ()
+        then: list[Any] = []
+        objects = self.node.objects
+        if call.hold:
+            objects.sweep()
+            kept, then = objects.ownership.call_answered(peer.life, (call.no or call.hold, self.node.life))
+            call.hold = None
+        if head:
+            peer.send((*head, [list(id) for id in kept] or None))
+        objects.carry_out(then)
 
     def end_of(self, id: RefId) -> Any:
         """How an actor ended here, as the error that calls to it get."""
-        reason, out = self._ends.get(id, ("unknown", None))
+        reason, out, _ = self._ends.get(id, ("unknown", None, False))
         if out is None:
             error = ActorDiedError(f"actor {text_id(id)[-20:]} has ended: {reason}", reason=reason, ran=False)
             out = pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
         return out
+
+    def end_words(self, id: RefId) -> tuple[str, str]:
+        """How an actor ended here: one word, and the text of the error if it came with one."""
+        reason, out, _ = self._ends.get(id, ("unknown", None, False))
+        return reason, "" if out is None else str(self.node.unpack_error(out))
 
     def answer(self, cell: Cell, call: ActorCall, state: int, out: Any) -> None:
         """The final answer of a call to an actor here."""
@@ -291,6 +419,18 @@ class Hosting:
         if cell is not None:
             cell.on_created(msg[4], msg[5])
 
+    def on_started(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A call runs in a worker's actor."""
+        cell = self.node.cell_of(process)
+        if cell is not None:
+            cell.on_started(msg[1])
+
+    def on_hangs(self, process: WorkerProcess, msg: list[Any]) -> None:
+        """A worker says which call of its actor holds others up."""
+        cell = self.node.cell_of(process)
+        if cell is not None:
+            cell.on_hangs(msg[1], msg[2])
+
     def on_worker_ended(self, process: WorkerProcess, msg: list[Any]) -> None:
         """The actor in a worker has ended by itself."""
         cell = self.node.cell_of(process)
@@ -299,20 +439,28 @@ class Hosting:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def end(self, id: RefId, how: str) -> None:
-        """A guardian wants an actor's end."""
+    def end(self, id: RefId, incarnation: int, how: str, guardian: bytes) -> None:
+        """A guardian wants an incarnation's end; "drain" if another one is to follow."""
         cell = self.cells.get(id)
-        if cell is not None:
+        if cell is not None and cell.incarnation == incarnation:
+            if not is_detached(id[0]):
+                cell.guardian = guardian
             cell.end(how)
 
     def ended(self, cell: Cell, reason: str, out: Any) -> None:
-        """A cell has ended for good: its guardian hears of it."""
-        if self.cells.pop(cell.id, None) is None:
+        """An incarnation has ended, and all that it had to say is said: its guardian hears of it."""
+        if self.cells.get(cell.id) is not cell:
             return
-        self._ends[cell.id] = (reason, out)
+        del self.cells[cell.id]
+        if cell.holder is not None and self.node.directory.quorum is not None:
+            self.node.directory.quorum.let_go(cell)
+        self._also.pop(cell, None)
+        self.node.windows.cell_ended(cell)
+        self._ends[cell.id] = (reason, out, cell.follows)
         if len(self._ends) > REMEMBERED:
             self._ends.popitem(last=False)
-        self.node.guardians.host_ended(cell.id, cell.incarnation, reason, out)
+        self.node.guardians.host_ended(cell, reason, out)
+        self.node.watching.incarnation_ended(cell, reason)
 
     def peer_ended(self, life: bytes) -> None:
         """A node is gone: the actors that it made end, and nobody wants the answers to its calls."""
@@ -325,12 +473,21 @@ class Hosting:
                 cell.cancel(call)
         for refused in [refused for refused in self._refused if refused[0] == life]:
             del self._refused[refused]
-        for id, cell in list(self.cells.items()):
-            if id[0] == life:
+        for cell in list(self.cells.values()):
+            if cell.guardian == life:
                 cell.end("owner_died")
 
-    def close(self) -> None:
+    def moved(self, life: bytes, heir: bytes) -> None:
+        """The guardian of some actors here has an heir."""
+        for cell in self.cells.values():
+            if cell.guardian == life:
+                cell.guardian = heir
+
+    def close(self, how: str = "killed") -> None:
         """The node closes: all actors here end at once."""
         for cell in list(self.cells.values()):
-            cell.end("killed")
+            if cell.lasting and cell.guardian != self.node.life:
+                cell.cut(f"node {self.node.name} was shut down")  # its guardian starts it again elsewhere
+            else:
+                cell.end(how)
         self.parking.close()

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from actorfw.runtime.outbound import PARTED, PICKLED, TEXT
+from actorfw.runtime.peers import Peer, no_handler
 from actorfw.values.errors import ActorFwError, SerializationError
+from actorfw.values.ids import owned_ids
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed
@@ -23,7 +25,6 @@ from actorfw.wire.payload import Packed
 if TYPE_CHECKING:
     from actorfw.runtime.channel import WorkerProcess
     from actorfw.runtime.node import Node
-    from actorfw.runtime.peers import Peer
 
 __all__ = ["Inbound"]
 
@@ -46,7 +47,8 @@ class Inbound:
         """
         node = self.node
         refs = head[-1][0]
-        given = node.objects.ownership.took(peer.life, [(bytes(r[0]), r[1]) for r in refs]) if refs else None
+        held = owned_ids(refs) if refs else None
+        given = node.objects.ownership.took(peer.life, held) if held else None
         head.append(given)
         if head[0] == m.RESULT:
             _, no, _, kept, attempt, *_ = head
@@ -106,7 +108,7 @@ class Inbound:
 
     def of_peers(self) -> list[Callable[[Peer, list[Any]], None]]:
         node = self.node
-        table: list[Callable[[Peer, list[Any]], None]] = [_unknown] * 64
+        table: list[Callable[[Peer, list[Any]], None]] = [no_handler] * m.KINDS
         objects = node.objects
         table[m.BLOB] = self._on_blob
         table[m.TASK] = self._on_task
@@ -116,29 +118,44 @@ class Inbound:
         table[m.CANCEL] = node.execution.on_cancel
         table[m.BOUNCE] = node.tasks.on_bounce
         table[m.CALL] = node.hosting.on_call
-        table[m.NOT_HERE] = node.calls.on_not_here
+        table[m.NOT_HERE] = node.calls.locating.on_not_here
+        table[m.LOST] = node.calls.locating.on_lost
+        table[m.RETURNED] = node.calls.locating.on_returned
+        table[m.BEGUN] = node.windows.on_begun
+        table[m.ACCEPT] = node.windows.on_accept
+        table[m.ACCEPTED] = node.windows.on_accepted
         table[m.CREATE] = node.hosting.on_create
         table[m.CREATED] = node.guardians.on_created
         table[m.END] = self._on_end
         table[m.ENDED] = node.guardians.on_ended
         table[m.LOCATE] = node.guardians.on_locate
-        table[m.LOCATED] = node.calls.on_located
+        table[m.LOCATED] = node.calls.locating.on_located
         table[m.FETCH] = objects.on_fetch
         table[m.SETTLED] = self._on_settled
         table[m.BORROW] = objects.on_borrow
         table[m.GRANT] = objects.on_grant
         table[m.GONE] = objects.on_gone
         table[m.RETURN] = objects.on_return
+        table[m.INHERIT] = node.heirs.on_inherit
+        table[m.MOVED] = node.heirs.on_moved
+        table[m.VOTES] = node.directory.on_votes
+        table[m.INHERITED] = node.heirs.on_inherited
+        table[m.RELAY] = node.heirs.on_relay
         table[m.OUTPUT] = node.output.on_output
         table[m.ASK] = node.asks.on_ask
         table[m.ANSWER] = node.asks.on_answer
-        table[m.MEMBERS] = node.members.on_members
+        table[m.MEMBERSHIP] = node.failure.on_message
         table[m.NAMES] = node.directory.on_names
+        table[m.BUNDLES] = node.bundles.on_bundles
+        table[m.WATCH] = node.watching.on_watch
+        table[m.UNWATCH] = node.watching.on_unwatch
+        table[m.WATCHED] = node.watching.on_watched
+        table[m.EVENT] = node.events.on_event
         return table
 
     def of_workers(self) -> list[Callable[[WorkerProcess, list[Any]], None]]:
         node = self.node
-        table: list[Callable[[WorkerProcess, list[Any]], None]] = [_unknown] * 64
+        table: list[Callable[[WorkerProcess, list[Any]], None]] = [_unknown] * m.KINDS
         desk = node.workercalls
         pool = node.pool
         table[m.BLOB] = self._on_blob
@@ -152,14 +169,17 @@ class Inbound:
         table[m.OUTPUT] = pool.on_output
         table[m.ASK] = desk.on_ask
         table[m.BLOCKED] = pool.on_blocked
+        table[m.AWAITS] = node.deadlocks.on_awaits
         table[m.UNBLOCKED] = pool.on_unblocked
         table[m.HANDED_BACK] = pool.on_handed_back
         table[m.SUBMIT] = desk.on_submit
         table[m.INVOKE] = desk.on_invoke
         table[m.SPAWN] = desk.on_spawn
         table[m.PUT] = desk.on_put
+        table[m.REBORN] = node.workerlives.on_reborn
         table[m.RELEASE] = node.objects.on_release
-        table[m.STARTED] = _nothing_to_do
+        table[m.STARTED] = node.hosting.on_started
+        table[m.HANGS] = node.hosting.on_hangs
         return table
 
     def _on_blob(self, sender: Peer | WorkerProcess, msg: list[Any]) -> None:
@@ -172,17 +192,17 @@ class Inbound:
         # notices.
         try:
             node.execution.on_task(peer, msg)
-        except Exception as error:
-            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(error), None, msg[6]))
+        except Exception as error:  # the message is a peer's
+            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(peer, msg, error), None, msg[6]))
 
     def refuse_call(self, peer: Peer, msg: list[Any], error: Exception) -> None:
         """A call of an actor's method can't be taken apart."""
         if msg[1]:
-            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(error), None, 0))
+            peer.send((m.RESULT, msg[1], m.ERROR, self._bad_message(peer, msg, error), None, 0))
 
-    def _bad_message(self, error: Exception) -> Any:
+    def _bad_message(self, peer: Peer, msg: list[Any], error: Exception) -> Any:
         node = self.node
-        logger.exception("a message could not be taken apart")
+        node.peers.not_handled(peer, msg)
         ours = isinstance(error, ActorFwError)
         why = error if ours else SerializationError(f"the call can't be read: {error!r}", ran=False)
         return pack_error(node.codec, why, where=node.name, infrastructure=True)
@@ -209,15 +229,16 @@ class Inbound:
 
     def _on_end(self, peer: Peer, msg: list[Any]) -> None:
         node = self.node
-        _, life, number, how = msg
-        if life == node.life:
-            node.guardians.end(number, how)
+        _, life, number, how, incarnation = msg
+        id = (life, number)
+        if not incarnation:
+            heir = node.leaving.now_guards(id)
+            if heir is None:
+                node.guardians.end(id, how)
+            else:
+                heir.send(tuple(msg))
         else:
-            node.hosting.end((life, number), how)
-
-
-def _nothing_to_do(sender: object, msg: list[Any]) -> None:
-    """The message says what is known here already."""
+            node.hosting.end(id, incarnation, how, peer.life)
 
 
 def _unknown(sender: object, msg: list[Any]) -> None:

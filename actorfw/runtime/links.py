@@ -23,8 +23,8 @@ from actorfw.core.handshake import (
 )
 from actorfw.core.session import Session
 from actorfw.io.env import TimerHandle
-from actorfw.io.tcp import is_loopback, tune
-from actorfw.values.errors import ActorFwError, ProtocolError
+from actorfw.io.tcp import is_loopback, kernel_answers, tune
+from actorfw.values.errors import ActorFwError, PeerUnreachableError, ProtocolError
 from actorfw.values.ids import short
 from actorfw.wire.frames import FrameParser, Sealer, header, sealer, unpack_batch
 
@@ -122,15 +122,16 @@ class Link(asyncio.Protocol):
                 session.seen = n
                 session.untold_bytes += len(batch)
                 rest = iter(messages)
+                message: list[Any] = []
                 try:
                     for message in rest:
                         handlers[message[0]](peer, message)
-                except Exception:
-                    self._handler_failed(rest)
+                except Exception:  # whatever it is: the others of its frame are not to blame
+                    self._handler_failed(message, rest)
                 if peer.ending is not None:
                     break
         except ProtocolError as error:
-            self.fail("broken_frames", error)
+            peers.garbled(self, error)
         finally:
             peers.corked = None
             if peers.dirty:
@@ -140,17 +141,17 @@ class Link(asyncio.Protocol):
             elif session.seen != session.told and (peer.ack_timer is None or session.ack_due):
                 peer.acknowledge()
 
-    def _handler_failed(self, rest: Iterator[list[Any]]) -> None:
+    def _handler_failed(self, message: list[Any], rest: Iterator[list[Any]]) -> None:
         """A message could not be handled: the others of its frame are, and the link goes on."""
         handlers = self._peers.handlers
+        self._peers.not_handled(self.peer, message)
         while True:
-            logger.exception("a message from node %s could not be handled", self.peer.name)
             try:
                 for message in rest:
                     handlers[message[0]](self.peer, message)
                 return
-            except Exception:
-                continue
+            except Exception:  # the node's own mistake, or a peer's: the others of its frame are not to blame
+                self._peers.not_handled(self.peer, message)
 
     # What the transport says.
 
@@ -169,7 +170,13 @@ class Link(asyncio.Protocol):
         self._peers.gone(self)
         if not self.closed:
             self.closed = True
-            self._peers.link_lost(self, f"the connection was lost: {exc}" if exc else "the connection was closed")
+            why = f"the connection was lost: {exc}" if exc else "the connection was closed"
+            self._peers.link_lost(self, why, eof=True)
+
+    def kernel_answers(self, since: float) -> bool | None:
+        """Whether the other side's kernel has acknowledged what was written by the time `since`, whatever its process
+        does; None where that can't be known."""
+        return kernel_answers(self.transport, self._peers.env.time() - since)
 
     # What the session says.
 
@@ -192,13 +199,6 @@ class Link(asyncio.Protocol):
             self.closed = True
             self.transport.close()
 
-    def fail(self, counter: str, error: Exception) -> None:
-        """What comes over this connection is not what a peer would send: close it, and nothing else."""
-        logger.warning("the link to node %s is closed: %s", self.peer.name, error)
-        self._peers.counters[counter] += 1
-        self.discard()
-        self._peers.link_lost(self, str(error))
-
 
 class Greeting(asyncio.Protocol):
     """A connection whose other side has not proven itself yet. It ends as a link, or closed, within ten seconds."""
@@ -217,8 +217,9 @@ class Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
         self.transport = self.link.transport = cast("asyncio.Transport", transport)
-        if self.finished:  # given up while it was being made
-            transport.close()
+        if self.finished or self.peers.closed:  # given up while it was being made, or accepted too late
+            self.finished = True
+            self.transport.abort()
             return
         self.peers.connections[self] = None
         tune(transport)
@@ -323,6 +324,9 @@ class DialGreeting(Greeting):
         expect: the only life that will do, or None.
         only_probe: close as soon as the other side has proven itself.
         done: resolves to the peer (None after a probe).
+
+    Attributes:
+        connected: the other side's kernel has taken the connection.
     """
 
     def __init__(
@@ -332,11 +336,14 @@ class DialGreeting(Greeting):
         self.expect = expect
         self.only_probe = only_probe
         self.done = done
+        self.connected = False
         self.peer: Peer | None = None
+        self.rival = b""  # a life that has answered, of which this node has buried it or the other way round
         self.shake: Dialling
 
     def begin(self, seal: bool) -> None:
         """Send the hello."""
+        self.connected = True
         env = self.peers.env
         where = f"the node at {self.where}"
         self.shake = Dialling(self.peers.me.offer(seal), self.peers.secrets, env.token(NONCE_BYTES), where)
@@ -359,11 +366,28 @@ class DialGreeting(Greeting):
                 self.peers.dial_refused(self, self.peer, answer)
             else:
                 self.peers.dial_welcomed(self, self.peer, answer)
+        elif self.rival:
+            answer = self.shake.answered(packet)
+            if isinstance(answer, Refused):
+                self.peers.tombstones.refused(self.rival, self.where, answer)
+                self.fail(PeerUnreachableError(f"{self.where} is held for dead here; it answers: {answer.text}"))
+            else:
+                self.fail(ProtocolError(f"{self.where} welcomed a life that it has been told is over"))
 
     def offer_link(self, peer: Peer, epoch: int) -> None:
         """Offer the connection to `peer` as its session's link."""
         self.peer = peer
-        self.transport.write(self.shake.prove(epoch, peer.session.seen, self.peers.me.info))
+        self._prove(peer.life, epoch, peer.session.seen)
+
+    def contend(self, life: bytes) -> None:
+        """Tell a life that is dead to this node so: it decides which of both is reborn."""
+        self.rival = life
+        self._prove(life, 0, 0)
+
+    def _prove(self, life: bytes, epoch: int, seen: int) -> None:
+        peers = self.peers
+        side = peers.tombstones.side(life).to_wire()
+        self.transport.write(self.shake.prove(epoch, seen, side, peers.me.told()))
 
     def succeed(self, peer: Peer | None) -> None:
         """Resolve the dial; closes the connection unless it has become the link."""
@@ -374,6 +398,8 @@ class DialGreeting(Greeting):
 
     def over(self, error: Exception) -> None:
         """Tell the dialler; and the session, whose dial this may have been."""
+        if self.rival:
+            self.peers.tombstones.contest_over(self.rival)
         if self.peer is not None:
             self.peers.dial_lost(self, self.peer)
             if isinstance(error, SupersededError):
@@ -421,7 +447,7 @@ class AcceptGreeting(Greeting):
 
     def welcome(self, peer: Peer, seen: int) -> None:
         """Take the connection as the session's link."""
-        self.transport.write(self.shake.welcome(seen, self.peers.me.info))
+        self.transport.write(self.shake.welcome(seen, self.peers.me.told()))
         self.become_link(peer, self.shake.write_key, self.shake.read_key)
 
     def refuse(self, code: RefusalCode, text: str, epoch: int = 0) -> None:

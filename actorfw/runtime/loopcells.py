@@ -13,15 +13,15 @@ from asyncio.tasks import _enter_task, _leave_task
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from actorfw.runtime import driving
+from actorfw.runtime import driving, heldup
 from actorfw.runtime.cells import ENDED, ENDING, UP, CellContext, Step
 from actorfw.runtime.context import running_call
 from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, GENERATOR, Recipe
-from actorfw.runtime.driving import END, HELD_UP, InContext
+from actorfw.runtime.driving import END, InContext
 from actorfw.runtime.execution import Credit
+from actorfw.runtime.heldup import HELD_UP, SUSPECT
 from actorfw.runtime.onloop import OnLoop
 from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall
-from actorfw.values.errors import SerializationError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
 
@@ -67,14 +67,29 @@ class LoopCell(OnLoop):
             pause.set_result(None)
         elif self._task is not None:
             if self._watch is None:
-                self._watch = self.node.env.call_later(HELD_UP, self._look, self._now or self._next())
+                env = self.node.env
+                self._watch = env.call_later(SUSPECT, self._look, self._now or self._next(), env.time())
         elif self.box and self.instance is not None:
             self._task = self.node.env.create_task(self._drain())
 
     def finished(self, reason: str, out: Any = None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         super().finished(reason, out)
         self.node.hosting.parking.leave(self)
         self.release()
+
+    def abort(self, *, lost: str = "") -> None:
+        task = self._task
+        super().abort(lost=lost)
+        if task is not None:
+            task.add_done_callback(self._is_over)  # cancelled before its first step, it can't say so itself
+
+    def _is_over(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+            self.idle()
 
     def release(self) -> None:
         """Let the task go that waits for something to do."""
@@ -123,7 +138,7 @@ class LoopCell(OnLoop):
             _leave_task(loop, task)
             self._now = None
             self.returned(call, stop.value)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and the loop is not to end by it
             _leave_task(loop, task)
             self._now = None
             self.raised(call, error)
@@ -174,7 +189,7 @@ class LoopCell(OnLoop):
         """Go on with a call whose first step has been made."""
         try:
             value = await rest
-        except BaseException as error:
+        except BaseException as error:  # likewise
             self._now = None
             while me.cancelling():
                 me.uncancel()
@@ -196,6 +211,9 @@ class LoopCell(OnLoop):
                 await self._turn(item, me)
                 continue
             call: ActorCall = item  # type: ignore[assignment]
+            self.pending -= 1
+            if call.size or self.heard:
+                self.node.windows.left(self, call)
             if call.cancelled:
                 self.was_cancelled(call)
                 continue
@@ -227,13 +245,14 @@ class LoopCell(OnLoop):
                 elif kind in (ASYNC_GENERATOR, GENERATOR):
                     items = context.run(fn, *ready[0], **ready[1])
                     call.credit = Credit(call.credit)
+                    self.node.windows.began(self, call)
                     await self._turn(Step(call, items, context), me)
                     continue
                 else:
                     value = context.run(fn, *ready[0], **ready[1])
                     if inspect.iscoroutine(value):
                         value = await InContext(value, context)
-            except BaseException as error:
+            except BaseException as error:  # likewise
                 self._now = None
                 while me.cancelling():
                     me.uncancel()
@@ -256,18 +275,15 @@ class LoopCell(OnLoop):
             if call.credit.closed or call.cancelled:
                 raise asyncio.CancelledError
             item = await driving.next_item(step.items, step.context)
-            out = None if item is END else self.node.codec.pack(item, where="item")
-        except BaseException as error:
+            out = None if item is END else driving.pack_item(self.node.codec, item)
+        except BaseException as error:  # likewise
             while me.cancelling():
                 me.uncancel()
             if isinstance(error, asyncio.CancelledError) and (call.credit.closed or call.cancelled):
                 call.cancelled = True
             await driving.close(step.items, step.context)
             self._now = None
-            if isinstance(error, SerializationError):
-                self.refused(call, error)
-            else:
-                self.raised(call, error)
+            self.raised(call, error)
             return
         self._now = None
         if item is END:
@@ -316,12 +332,23 @@ class LoopCell(OnLoop):
         first = self.box[0]
         return first.call if isinstance(first, Step) else first
 
-    def _look(self, behind: ActorCall | None) -> None:
+    def _look(self, behind: ActorCall | None, since: float) -> None:
         self._watch = None
         now = self._now
         if now is None or not self.box:
             return
-        if now is behind and now is not self._told and self._task is not None:
-            self._told = now
-            driving.held_up(self.title, len(self.box), now.method, self._task.get_coro())
-        self._watch = self.node.env.call_later(HELD_UP, self._look, now)
+        env = self.node.env
+        if now is not behind:
+            since = env.time()
+        elif self._task is not None:
+            if now is not self._told and env.time() - since >= HELD_UP - SUSPECT / 2:
+                self._told = now
+                where = heldup.place(heldup.frames_of_task(self._task))
+                heldup.say(self.title, len(self.box), now.method, where)
+            self.node.deadlocks.suspect(self)
+        self._watch = env.call_later(SUSPECT, self._look, now, since)
+
+    def held(self, call: ActorCall | None) -> Iterable[tuple[ActorCall, asyncio.Task[Any] | None]]:
+        if self._now is None or any(step.call is call for step in (self._parked or {}).values()):
+            return ()
+        return ((self._now, self._task),)

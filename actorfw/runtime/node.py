@@ -7,6 +7,7 @@ The parts know each other through the node; each has a module of its own, named 
     tasks       submitting tasks                      execution   running them, here
     pool        worker processes                      workercalls what workers submit
     calls       calling actors                        hosting     actors that live here
+    windows     back-pressure of calls                deadlocks   actors that wait for each other in a circle
     guardians   actors that were made here            asks, verbs control requests
     submission  what code here starts                 inbound, outbound  messages in, values out
 
@@ -20,7 +21,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -30,30 +31,46 @@ from actorfw.core.shards import Entry
 from actorfw.io.env import Env
 from actorfw.io.tcp import join_address, split_address
 from actorfw.runtime import current
+from actorfw.runtime.actorlist import ActorList
 from actorfw.runtime.asks import Asks
+from actorfw.runtime.bundles import PlacementGroups
 from actorfw.runtime.calls import Calls
+from actorfw.runtime.cells import CellContext
 from actorfw.runtime.context import CallContext, running_call
+from actorfw.runtime.deadlocks import Deadlocks
 from actorfw.runtime.definitions import ActorDefinitions, Interface, Recipe
+from actorfw.runtime.detached import Detached
 from actorfw.runtime.directory import Directory
+from actorfw.runtime.events import Events
 from actorfw.runtime.execution import ExecutionService
+from actorfw.runtime.failure import Failure
 from actorfw.runtime.guardians import Guardians
 from actorfw.runtime.handles import ActorHandle, Interfaces
+from actorfw.runtime.heirs import Inheritance
 from actorfw.runtime.hosting import Hosting
 from actorfw.runtime.inbound import Inbound
+from actorfw.runtime.joining import Joining
+from actorfw.runtime.leaving import Leaving
+from actorfw.runtime.lostpeers import LostPeers
 from actorfw.runtime.members import Members
+from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.runtime.objects import Objects
 from actorfw.runtime.outbound import Outbound
 from actorfw.runtime.output import Output
 from actorfw.runtime.peers import Identity, Peer, Peers
 from actorfw.runtime.pool import Pool, Worker
+from actorfw.runtime.readings import Readings
+from actorfw.runtime.rebirth import Rebirth
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Grip, ObjectRef, Reply
 from actorfw.runtime.rows import Hosts
 from actorfw.runtime.streams import Stream
 from actorfw.runtime.submission import Submission
 from actorfw.runtime.tasks import Tasks
 from actorfw.runtime.verbs import Verbs
+from actorfw.runtime.watching import Watching
+from actorfw.runtime.windows import Windows
 from actorfw.runtime.workercalls import WorkerCalls
-from actorfw.values.config import Config
+from actorfw.runtime.workerlives import WorkerLives
 from actorfw.values.errors import (
     ActorDiedError,
     NodeClosedError,
@@ -70,46 +87,11 @@ if TYPE_CHECKING:
     from actorfw.runtime.channel import WorkerProcess
     from actorfw.runtime.processcells import ProcessCell
 
-__all__ = ["Node", "NodeOptions"]
+__all__ = ["Node"]
 
 logger = logging.getLogger("actorfw.node")
 
 LEAVE_SECONDS = 1.0  # for handing over names; whoever is left recovers the rest
-
-
-class NodeOptions:
-    """What a node is started with, checked and completed (`actorfw.api.life` makes it from the arguments of `init`)."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        seeds: Sequence[str] = (),
-        listen: tuple[str, int] = ("127.0.0.1", 0),
-        advertise: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        totals: Shape | None = None,
-        namespace: str = "default",
-        cluster: str = "default",
-        hosts: Hosts = "all",
-        secrets: tuple[bytes, ...] = (),
-        show_output: bool = False,
-        config: Config | None = None,
-        warm: bool = True,
-    ) -> None:
-        self.name = name
-        self.seeds = list(seeds)
-        self.listen = listen
-        self.advertise = advertise
-        self.labels = dict(labels or {})
-        self.totals = totals or Shape()
-        self.namespace = namespace
-        self.cluster = cluster
-        self.hosts: Hosts = hosts
-        self.secrets = secrets
-        self.show_output = show_output
-        self.config = config or Config()
-        self.warm = warm
 
 
 class Node:
@@ -133,6 +115,7 @@ class Node:
         self.open = False
         self.closing = False
         self._stopped: asyncio.Future[None] | None = None
+        self.ended: asyncio.Future[None] = env.create_future()  # it has stopped, whoever asked for that
         self.base_context: Context = copy_context()
         self.ledger = Ledger(options.totals)
         self.codes = CodeTable(env.host_id)
@@ -142,21 +125,34 @@ class Node:
         self.numbers = itertools.count(1)  # of calls and objects; any thread may take the next
         self.streams: dict[int, Any] = {}
         self.objects = Objects(self)
+        self.heirs = Inheritance(self)
+        self.leaving = Leaving(self)
         self.interfaces = Interfaces(self._handle_class_made)
         self._handle_class_made(ActorHandle)  # so that the codec knows handles before the first is made here
         self.codec.register(ObjectRef, self.objects.export_ref, self._adopt_wire, resolves=True)
         self.outbound = Outbound(self)
         self.asks = Asks(self)
+        self.readings = Readings(self)
+        self.events = Events(self)
         self.members = Members(self)
+        self.failure = Failure(self)
+        self.joining = Joining(self)
         self.directory = Directory(self)
+        self.detached = Detached(self)
         self.tasks = Tasks(self)
         self.pool = Pool(self)
         self.execution = ExecutionService(self)
         self.calls = Calls(self)
+        self.windows = Windows(self)
+        self.deadlocks = Deadlocks(self)
         self.hosting = Hosting(self)
         self.guardians = Guardians(self)
+        self.watching = Watching(self)
+        self.bundles = PlacementGroups(self)
         self.workercalls = WorkerCalls(self)
+        self.workerlives = WorkerLives(self)
         self.output = Output(self, options.show_output)
+        self.actorlist = ActorList(self)
         self.verbs = Verbs(self)
         self.inbound = Inbound(self)
         # The submitting half of `Home`, as attributes: a call passes no further frame on its way.
@@ -168,6 +164,12 @@ class Node:
         self.put = submission.put
         self.on_large_head = self.inbound.on_large_head
         self.on_large = self.inbound.on_large
+        lost = LostPeers(self)
+        self.evidence = self.failure.evidence
+        self.linked = self.failure.linked
+        self.rested = self.failure.rested
+        self.peer_lost = lost.peer_lost
+        self.peer_back = lost.peer_back
         self.identity = Identity(self.life, self.name, options.cluster)
         self.peers = Peers(
             env,
@@ -179,6 +181,7 @@ class Node:
             on_unsendable=self.inbound.unsendable,
         )
         self.worker_handlers = self.inbound.of_workers()
+        self.rebirth = Rebirth(self)
 
     def __repr__(self) -> str:
         state = "up" if self.open else "closed" if self.closing else "new"
@@ -202,12 +205,12 @@ class Node:
         if options.warm and self.ledger.totals.as_dict().get("CPU"):
             self.pool.warm()
         try:
-            await self.members.join(options.seeds)
-        except BaseException:
+            await self.joining.join(options.seeds)
+        except BaseException:  # cancelled or failed: what has started is to end
             await self.stop()
             raise
-        self.open = True
-        current.register(self)
+        self.rebirth.start()
+        self.detached.start()
 
     async def stop(self) -> None:
         """Leave: say goodbye, end what runs here, fail what is pending, and wait until all processes are gone."""
@@ -219,23 +222,42 @@ class Node:
             await self._stop()
         finally:
             self._stopped.set_result(None)
+            if not self.ended.done():
+                self.ended.set_result(None)
 
-    async def _stop(self) -> None:
+    def end_work(self, how: str = "killed") -> None:
+        """Take nothing new, and end what is not done."""
         self.closing = True
         self.open = False
+        self.rebirth.close()
         current.unregister(self)
-        if self.peers.by_life:
-            await self.directory.leave(LEAVE_SECONDS)
-        self.directory.close()
         # What is pending fails because the node closes, not because of what that does to tasks and actors here.
         error = self.closed_error()
         self.tasks.close(error)
         self.calls.close(error)
-        self.hosting.close()
+        self.deadlocks.close()
+        self.hosting.close(how)
         self.execution.close()
+
+    async def _stop(self) -> None:
+        if not self.closing:
+            self.closing = True
+            self.open = False
+            self.rebirth.close()
+            current.unregister(self)
+            if self.peers.by_life:
+                await self.directory.leave(LEAVE_SECONDS)
+            self.end_work()
+        error = self.closed_error()
+        self.detached.close()
+        self.directory.close()
+        self.failure.leave()
         await self.peers.close()
+        self.bundles.close()
         self.guardians.close()
         self.asks.close(error)
+        self.watching.close(error)
+        self.readings.close()
         self.verbs.close(error)
         for stream in list(self.streams.values()):
             found = stream()
@@ -253,30 +275,49 @@ class Node:
 
     def peer_up(self, peer: Peer) -> None:
         peer.data = set()  # hashes of the definitions that it has
-        self.members.peer_up(peer)
+        self.heirs.peer_up(peer)
+        self.leaving.peer_up(peer)
         self.directory.peer_up(peer)
 
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
         life, name = peer.life, peer.name
         logger.info("node %s is gone: %s (%s)", name, reason, detail)
+        self.heirs.peer_ended(life)
+        self.leaving.peer_ended(life)
         if self.closing:
+            self.objects.owner_died(life, detail)  # somebody may still hang on this node for what that one had
             return
         why = f"it left ({detail})" if reason == "left" else f"it was judged {reason}: {detail}"
-        self.hosting.peer_ended(life)
+        if self.rebirth.under_way:
+            why = detail
+        tell = self.peers.tell  # each part hears of it, whatever another one does about it
+        tell(self.hosting.peer_ended, life)
         # Calls first: a guardian that ends an actor ends its route, and what was sent on it could not be found any
         # more.
-        self.calls.peer_ended(life, name, why, unsent)
-        self.guardians.peer_ended(life, name, why)
-        self.execution.peer_ended(life)
-        self.pool.peer_ended(life)
-        self.directory.peer_ended(life)
-        self.members.peer_ended(life)
-        self.tasks.peer_ended(life, name, why, unsent)
-        self.asks.peer_ended(life, name, why)
-        self.objects.owner_died(life, why)
+        tell(self.calls.peer_ended, life, name, why, unsent)
+        tell(self.windows.peer_ended, life)
+        tell(self.directory.peer_ended, life)  # before guardians: what they record must not be sent to the dead
+        tell(self.guardians.peer_ended, life, name, why)
+        tell(self.execution.peer_ended, life)
+        tell(self.pool.foreign.peer_ended, life)
+        tell(self.members.peer_ended, life)
+        tell(self.bundles.peer_ended, life, why)
+        tell(self.tasks.peer_ended, life, name, why, unsent)
+        tell(self.asks.peer_ended, life, name, why)
+        if self.rebirth.under_way:
+            return  # it is not they who have died
+        tell(self.watching.peer_ended, life, why)
+        tell(self.events.peer_ended, life)
+        tell(self.objects.owner_died, life, why)
+        tell(self.failure.peer_ended, peer, reason, detail)
 
     def reach(self, life: bytes, address: str, then: Callable[[Peer | PeerUnreachableError], object]) -> None:
-        self.members.reach(life, address, then)
+        if not self.rebirth.under_way:  # else whoever wants that is about to give it up
+            self.members.reach(life, address, then)
+
+    def guardian_of(self, id: RefId) -> bytes:
+        """The life that guards an actor now."""
+        return self.heirs.of(id[0])
 
     def load(self) -> float:
         """How much there is to do here: tasks running and queued."""
@@ -287,6 +328,9 @@ class Node:
         if self.closing:
             return False
         return self.pool.has_room(shape) if executor == "process" else self.ledger.has_room(shape)
+
+    def descriptors(self) -> list[int]:
+        return self.peers.descriptors()
 
     # -- small things the parts share ----------------------------------------------------------------------------------
 
@@ -325,6 +369,7 @@ class Node:
 
     def worker_calls_ended(self, worker: Worker) -> None:
         self.workercalls.worker_ended(worker.process.index)
+        self.workerlives.ended(worker.process.index)
 
     async def handle_of(self, entry: Entry) -> ActorHandle:
         """The handle of a named actor.
@@ -332,18 +377,22 @@ class Node:
         Raises:
             ActorDiedError: it has ended meanwhile, or its guardian has.
         """
-        if entry.guardian == self.life:
-            actor = self.guardians.actors.get(entry.number)
+        if entry.record is not None:
+            interface = await self.detached.interface(entry.id)
+            return self.objects.adopt_handle((*entry.id, ""), interface)
+        guardian, address = self.heirs.where(entry.guardian, entry.address)
+        if guardian == self.life:
+            actor = self.guardians.actors.get((entry.life, entry.number))
             if actor is None:
                 raise ActorDiedError("the actor of this name has just ended", reason="unknown", ran=False)
             interface = actor.interface
         else:
             found: asyncio.Future[Any] = self.env.create_future()
-            self.reach(entry.guardian, entry.address, found.set_result)
+            self.reach(guardian, address, found.set_result)
             peer = await found
             if not isinstance(peer, Peer):
                 raise ActorDiedError(f"the node that made the actor is gone: {peer}", reason="owner_died", ran=False)
-            wire = await self.asks.ask(peer, "interface", entry.number)
+            wire = await self.asks.ask(peer, "interface", [entry.life, entry.number])
             interface = Interface.from_wire(wire)
         return self.objects.adopt_handle((entry.life, entry.number, entry.address), interface)
 
@@ -422,6 +471,8 @@ class Node:
 
     def _stream_dropped(self, number: int) -> None:
         self.streams.pop(number, None)
+        if self.readings.drop(number):
+            return
         if not self.tasks.cancel(number, force=False, recursive=True, mark=FAILED):
             self.calls.cancel(number, CANCELLED)
 
@@ -466,6 +517,14 @@ class Node:
             return
         self.calls.cancel(number, FAILED)
 
+    def accepted(self, ref: ObjectRef[Any]) -> Reply[None]:
+        reply: Reply[None] = Reply(self)
+        if threading.get_ident() == self.thread:
+            self.windows.accepted(ref, reply)
+        else:
+            self.post(self.windows.accepted, ref, reply)
+        return reply
+
     def watch(self, refs: Sequence[ObjectRef[Any]], fn: Callable[[ObjectRef[Any]], object]) -> None:
         if self.at_home():
             self.objects.watch(refs, fn)
@@ -492,8 +551,16 @@ class Node:
                 reply.add_done_callback(one)
 
         self.post(add)
-        with self.lending():
-            return done.wait(timeout)
+        context = running_call.get()
+        call = context.running if timeout is None and isinstance(context, CellContext) else None
+        if call is not None and isinstance(context, CellContext):
+            self.post(self.deadlocks.blocks, context.cell, call, waiting)
+        try:
+            with self.lending():
+                return done.wait(timeout)
+        finally:
+            if call is not None:
+                self.post(self.deadlocks.unblocks, call)
 
     @contextmanager
     def lending(self) -> Generator[None]:

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core.ownership import Instruction, Ownership, Taken
 from actorfw.runtime.handles import ActorHandle
-from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Grip, ObjectRef
+from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, FreeGrip, Grip, ObjectRef
 from actorfw.values.errors import ActorFwError, ObjectLostError, OwnerDiedError, PeerUnreachableError
-from actorfw.values.ids import RefId, WireRef, short, text_id
+from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids, short, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed, size_of
 
 if TYPE_CHECKING:
+    from actorfw.io.env import TimerHandle
     from actorfw.runtime.channel import WorkerProcess
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
@@ -49,11 +50,14 @@ class Objects:
         self._handles: weakref.WeakValueDictionary[RefId, ActorHandle] = weakref.WeakValueDictionary()
         # Own ids that others may hold: their outcome, None while it is to come.
         self._exported: dict[int, tuple[int, Any] | None] = {}
+        self._inherited: dict[RefId, tuple[int, Any]] = {}  # what a node that left has handed over to this one
         self._released: deque[RefId] = deque()
         self._sweep_due = False
         self._asked: dict[RefId, list[ObjectRef[Any]]] = {}  # fetches under way
         self._pinned: list[Any] = []
         self._dead_owners: dict[bytes, str] = {}
+        self.graces: dict[bytes, TimerHandle] = {}  # of the dead whose holdings still count
+        self.exported: set[int] = set()  # numbers of own ids that some other node has had
 
     # -- making refs ---------------------------------------------------------------------------------------------------
 
@@ -67,6 +71,8 @@ class Objects:
 
     def grip(self, id: RefId, ref: ObjectRef[Any] | None = None) -> Grip:
         """The one `Grip` on an id here; `ref`: an own one that is being exported."""
+        if is_detached(id[0]):
+            return FreeGrip(self.node, id)
         with self._lock:
             grip = self._grips.get(id)
             if grip is None:
@@ -88,11 +94,12 @@ class Objects:
 
     def export_ref(self, ref: ObjectRef[Any]) -> tuple[WireRef, None, Grip]:
         """The codec met this ref in a value that is about to travel or to be kept. Any thread."""
-        id = (ref._owner, ref._number)
         if ref._grip is None:
-            with self._lock:
+            with self._lock:  # which a rebirth holds while it renames
+                ref._owner = self.node.life  # nobody else knows it, and it may be from a former life
+                id = (ref._owner, ref._number)
                 self._refs[id] = ref
-            ref._grip = self.grip(id, ref)
+                ref._grip = self.grip(id, ref)
         return (ref._owner, ref._number, ref._address or self.node.address), None, ref._grip
 
     def export_handle(self, handle: ActorHandle) -> tuple[WireRef, Any, Grip]:
@@ -104,6 +111,8 @@ class Objects:
     def adopt(self, owner: bytes, number: int, address: str) -> ObjectRef[Any]:
         """The one instance of a ref in this process, by its id."""
         id = (owner, number)
+        if owner != self.node.life and self.node.rebirth.lived and id not in self._grips:
+            owner, number = id = self.node.rebirth.current(id)
         with self._lock:
             ref = self._refs.get(id)
             if ref is not None:
@@ -113,8 +122,11 @@ class Objects:
             ref._grip = self.grip(id)
             self._refs[id] = ref
         if owner != self.node.life:
-            lost = self._dead_owners.get(owner)
-            if lost is not None:
+            inherited = self._inherited.get(id) if self._inherited else None
+            lost = self._dead_owners.get(self.node.heirs.of(owner))
+            if inherited is not None:
+                ref._state, ref._out = inherited
+            elif lost is not None:
                 self._lose(ref, lost)
             else:
                 ref._lazy = True
@@ -142,7 +154,8 @@ class Objects:
 
     def intern_handle(self, handle: ActorHandle) -> None:
         """A handle was made here, with a new actor."""
-        self._handles[(handle._guardian, handle._number)] = handle
+        grip = handle._grip  # whose id will do: there may be a hundred thousand of them
+        self._handles[(handle._guardian, handle._number) if grip is None else grip.id] = handle
 
     def keep(self, wire: Any) -> Any:
         """What a peer or worker sent is kept here: hold the refs in it as long as the bytes.
@@ -154,6 +167,11 @@ class Objects:
         if type(wire) is Packed and wire.refs and wire.hold is None:
             wire.hold = [self.grip((owner, number)) for owner, number, _ in wire.refs]
         return wire
+
+    def leave(self, ids: Iterable[RefId]) -> None:
+        """These are about to be known to another node."""
+        life = self.node.life
+        self.exported.update(number for owner, number in ids if owner == life)
 
     def taken(self, peer: Peer, *raw: Any) -> Taken | None:
         """A message with these values, as they came, has arrived: count it if there are refs in them.
@@ -201,10 +219,11 @@ class Objects:
             if isinstance(found, PeerUnreachableError):
                 then(ref)
             else:
-                reply = self.node.asks.ask(found, "ready", ref._number)
+                reply = self.node.asks.ask(found, "ready", [ref._owner, ref._number])
                 reply.add_done_callback(lambda _: then(ref))
 
-        self.node.reach(ref._owner, ref._address, asked)
+        owner, address = self.node.heirs.where(ref._owner, ref._address)
+        self.node.reach(owner, address, asked)
 
     def watch(self, refs: Iterable[ObjectRef[Any]], then: Callable[[ObjectRef[Any]], object]) -> None:
         """Call `then(ref)` when each has an outcome, at the latest at its owner: without fetching any."""
@@ -252,11 +271,12 @@ class Objects:
             waiting.append(ref)
             return
         self._asked[id] = [ref]
-        peer = self.node.peers.by_life.get(ref._owner)
+        owner, address = self.node.heirs.where(ref._owner, ref._address)
+        peer = self.node.peers.by_life.get(owner)
         if peer is not None:
             peer.send((m.FETCH, ref._owner, ref._number, True))
         else:
-            self.node.reach(ref._owner, ref._address, lambda found: self._reached(id, found))
+            self.node.reach(owner, address, lambda found: self._reached(id, found))
 
     def _reached(self, id: RefId, found: Peer | PeerUnreachableError) -> None:
         if isinstance(found, PeerUnreachableError):
@@ -310,7 +330,7 @@ class Objects:
         while self._released:
             id = self._released.popleft()
             if id not in self._grips:
-                if id[0] != self.node.life:
+                if self.ownership.owner(id) != self.node.life:
                     self.node.calls.let_go(id, lambda id=id: self._drop(id))  # type: ignore[misc]
                 else:
                     self._drop(id)
@@ -327,7 +347,7 @@ class Objects:
                 to = cast("bytes", hashable)  # the ledger takes any key for a peer; those that are written to are lives
                 peer = self.node.peers.by_life.get(to)
                 if peer is None:
-                    address = self._address_of(id)
+                    _, address = self.node.heirs.where(id[0], self._address_of(id))
                     self.node.reach(to, address, partial(self._late, instruction=instruction))
                 else:
                     self._tell(peer, verb, id, asof)
@@ -340,7 +360,7 @@ class Objects:
         ref = self._refs.get(id)
         if ref is None:
             return
-        why = self._dead_owners.get(id[0])
+        why = self._dead_owners.get(self.ownership.owner(id))
         if why is not None:
             self._lose(ref, f"the node that owned object {ref.id} is gone: {why}", OwnerDiedError)
         else:
@@ -359,22 +379,22 @@ class Objects:
 
     def _tell(self, peer: Peer, verb: str, id: RefId, asof: int | None) -> None:
         if verb == "borrow":
-            peer.send((m.BORROW, id[1]))
+            peer.send((m.BORROW, *id))
         elif verb == "grant":
-            peer.send((m.GRANT, id[1]))
+            peer.send((m.GRANT, *id))
         elif verb == "gone":
-            peer.send((m.GONE, id[1]))
+            peer.send((m.GONE, *id))
         else:
             peer.send((m.RETURN, id[0], id[1], asof))
 
     def on_borrow(self, peer: Peer, msg: list[Any]) -> None:
-        self.carry_out(self.ownership.on_borrow(peer.life, (self.node.life, msg[1])))
+        self.carry_out(self.ownership.on_borrow(peer.life, (msg[1], msg[2])))
 
     def on_grant(self, peer: Peer, msg: list[Any]) -> None:
-        self.carry_out(self.ownership.on_grant(peer.life, (peer.life, msg[1])))
+        self.carry_out(self.ownership.on_grant(peer.life, (msg[1], msg[2])))
 
     def on_gone(self, peer: Peer, msg: list[Any]) -> None:
-        self.carry_out(self.ownership.on_gone(peer.life, (peer.life, msg[1])))
+        self.carry_out(self.ownership.on_gone(peer.life, (msg[1], msg[2])))
 
     def on_return(self, peer: Peer, msg: list[Any]) -> None:
         self.carry_out(self.ownership.on_return(peer.life, (msg[1], msg[2]), msg[3]))
@@ -387,23 +407,55 @@ class Objects:
     def _free(self, id: RefId) -> None:
         if id[0] == self.node.life:
             self._exported.pop(id[1], None)
+            self.exported.discard(id[1])
             self.node.guardians.released(id)
+        elif self._inherited.pop(id, None) is None and self.ownership.owner(id) == self.node.life:
+            self.node.guardians.released(id)  # it may be an actor that this node inherited
+
+    # -- inheritance ---------------------------------------------------------------------------------------------------
+
+    def outcome(self, id: RefId) -> tuple[int, Any] | None:
+        """The outcome of what this node owns, if it has it and others may hold it."""
+        return self._exported.get(id[1]) if id[0] == self.node.life else self._inherited.get(id)
+
+    def inherit(self, id: RefId, state: int, out: Any) -> None:
+        """A node that leaves has handed this value over."""
+        self._inherited[id] = (state, out)
+        ref = self._refs.get(id)
+        for one in {*self._asked.pop(id, ()), *((ref,) if ref is not None else ())}:
+            one._lazy = False
+            if one._state == PENDING:
+                one._settle(out) if state == READY else one._fail(out)
+
+    def moved(self, heir: bytes) -> None:
+        """What this node waits for is now to be had from an heir. Whoever left may have answered already."""
+        peer = self.node.peers.by_life.get(heir)
+        for id in list(self._asked):
+            if peer is not None and self.node.heirs.of(id[0]) == heir:
+                peer.send((m.FETCH, *id, True))
 
     # -- deaths --------------------------------------------------------------------------------------------------------
 
     def owner_died(self, life: bytes, why: str) -> None:
         """A node is dead or gone: what it owned is lost, what it held is let go after the grace."""
         self._dead_owners[life] = why
-        for id in [id for id in self._asked if id[0] == life]:
+        owned = self.ownership.owner
+        for id in [id for id in self._asked if owned(id) == life]:
             del self._asked[id]
         self.carry_out(self.ownership.dead(life))
         for id in list(self._refs):
-            if id[0] == life:
+            if owned(id) == life:
                 self._lost(id)
-        self.node.env.call_later(self.node.config.borrow_grace, self._grace_over, life)
+        if life not in self.graces:
+            self.graces[life] = self.node.env.call_later(self.node.config.borrow_grace, self._grace_over, life)
 
     def _grace_over(self, life: bytes) -> None:
+        del self.graces[life]
         self.carry_out(self.ownership.grace_over(life))
+
+    def closed_out(self) -> Any:
+        """What others get for a value that never came to be."""
+        return pack_error(self.node.codec, self.node.closed_error(), where=self.node.name, infrastructure=True)
 
     def worker_died(self, key: object) -> None:
         self.carry_out(self.ownership.worker_dead(key))
@@ -421,9 +473,9 @@ class Objects:
 def refs_in(wire: Any) -> list[RefId] | None:
     """The ids inside a wire value, or None."""
     if type(wire) is Packed:
-        return [(ref[0], ref[1]) for ref in wire.refs] or None
+        return owned_ids(wire.refs) or None if wire.refs else None
     if type(wire) is list and wire and type(wire[0]) is bytes:  # as it came
-        return [(bytes(ref[0]), ref[1]) for ref in wire[2]] or None
+        return owned_ids(wire[2]) or None if wire[2] else None
     return None
 
 

@@ -11,12 +11,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime import driving
-from actorfw.runtime.cells import ENDED, ENDING, STARTING, UP, Cell, CellContext, Step
+from actorfw.runtime.cells import AT_ONCE, ENDED, ENDING, HOOK_SECONDS, STARTING, UP, Cell, CellContext, Step
 from actorfw.runtime.context import running_call
 from actorfw.runtime.definitions import Recipe
+from actorfw.runtime.driving import Unsendable
 from actorfw.runtime.exits import ActorExit
 from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall
-from actorfw.values.errors import ActorDiedError, SerializationError, TaskError
+from actorfw.values.errors import ActorDiedError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
 
@@ -33,15 +34,13 @@ logger = logging.getLogger("actorfw.actors")
 class OnLoop(Cell):
     """What all actors on the loop share: how they begin, how they end, and what becomes of a call."""
 
-    __slots__ = ("_hook", "_told", "_watch", "aborted", "instance")
+    __slots__ = ("_hook", "aborted", "instance")
 
     def __init__(self, node: Node, id: RefId, incarnation: int, recipe: Recipe) -> None:
         super().__init__(node, id, incarnation, recipe)
         self.instance: Any = None
         self.aborted = False
         self._hook: asyncio.Task[None] | None = None  # on_start or on_stop, while it runs
-        self._watch: Any = None  # the timer that looks whether somebody is held up
-        self._told: ActorCall | None = None  # the call of which the log said that it holds others up
 
     # -- its beginning -------------------------------------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ class OnLoop(Cell):
             return
         try:
             self.instance = context.run(actor_class, *args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything: it is a crash of the actor, not of the node
             self.failed(error, then)
         else:
             self._is_up(then)
@@ -70,7 +69,7 @@ class OnLoop(Cell):
             started = instance.on_start()
             if inspect.isawaitable(started):
                 await started
-        except BaseException as error:
+        except BaseException as error:  # likewise
             self._hook = None
             self.failed(error, then)
         else:
@@ -90,31 +89,20 @@ class OnLoop(Cell):
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
-    def end(self, how: str) -> None:
-        if self.state == ENDED:
-            return
-        self.reason = how
-        if how == "killed":
-            self.abort()
-            self.finished(how)
-            return
-        self.state = ENDING
-        if how == "owner_died":
-            self.abort()
-        self.idle()
-
-    def abort(self) -> None:
-        """Whatever runs or waits fails now, with the reason; what runs is cancelled, but for the running task."""
+    def abort(self, *, lost: str = "") -> None:
+        # What runs is cancelled, but for the running task.
         self.aborted = True
         tasks = list(self.tasks())
-        for call in self.running():
+        if lost:
+            self.lose(list(self.running()), lost)
+        for call in () if lost else self.running():
             self.answer(call, m.ERROR, self.out(self.died(f" while {call.method} ran", ran=None)))
         self.drain_with(self.died())
         current = asyncio.current_task() if self.node.at_home() else None
         for task in tasks:
             if task is not current:
                 task.cancel()
-        if self.reason == "killed" and self._hook is not None and self._hook is not current:
+        if (lost or self.reason in AT_ONCE) and self._hook is not None and self._hook is not current:
             self._hook.cancel()
 
     def running(self) -> Iterable[ActorCall]:
@@ -141,21 +129,24 @@ class OnLoop(Cell):
         self._hook = context.run(self.node.env.create_task, self._stopping(hook), f"actorfw stop {self.recipe.name}")
 
     async def _stopping(self, hook: Any) -> None:
+        limit = self.node.env.call_later(HOOK_SECONDS, asyncio.current_task().cancel)  # type: ignore[union-attr]
         try:
             done = hook(self.reason)
             if inspect.isawaitable(done):
                 await done
-        except Exception:
+        except asyncio.CancelledError:
+            if self.state != ENDED:
+                logger.error("on_stop of actor %s was cancelled after %g s", self.title, HOOK_SECONDS)
+        except Exception:  # user code, and nobody waits for it
             logger.exception("on_stop of actor %s failed", self.title)
         finally:
+            limit.cancel()
             self._hook = None
             self.finished(self.reason)
 
     def finished(self, reason: str, out: Any = None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
         super().finished(reason, out)
+        self.instance = None  # what it holds ends now: a timer of its calls may keep this cell for long
 
     def discard(self, step: Step) -> None:
         self.node.env.create_task(driving.close(step.items, step.context), f"actorfw close {step.call.method}")
@@ -179,14 +170,8 @@ class OnLoop(Cell):
             else:
                 node = self.node
                 node.hosting.answer(self, call, m.VALUE, node.codec.pack(value, where="result"))
-        except Exception as error:
+        except Exception as error:  # whatever keeps it from being sent
             self.refused(call, error)
-
-    def refused(self, call: ActorCall, error: Exception) -> None:
-        """What a call gave can't be sent."""
-        if isinstance(error, SerializationError):
-            error.ran = True
-        self.answer(call, m.ERROR, self.out(error, infrastructure=isinstance(error, (SerializationError, TaskError))))
 
     def raised(self, call: ActorCall, error: BaseException) -> None:
         """A call has ended with an exception."""
@@ -204,7 +189,9 @@ class OnLoop(Cell):
             self.was_cancelled(call)
         elif self.aborted:
             return  # answered then
+        elif isinstance(error, Unsendable):
+            self.refused(call, error.cause)
         elif call.tell:
-            logger.error("a tell of %s to actor %s raised", call.method, self.title, exc_info=error)
+            self.tell_failed(call, error)
         elif not self.too_late(call, error):
             self.answer(call, m.ERROR, self.out(error, infrastructure=False))

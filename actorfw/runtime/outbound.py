@@ -13,6 +13,7 @@ import msgpack
 from actorfw.runtime.objects import is_large, refs_in
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.routes import held_ids, needs_object
+from actorfw.values.ids import owned_ids
 from actorfw.wire import messages as m
 from actorfw.wire.payload import Packed
 
@@ -55,6 +56,9 @@ class Outbound:
         node = self.node
         if type(args) is list or args is None:
             return args, deps
+        if type(args) is int:  # they are an object already: the call came back
+            self._hold_for(peer, key, held_ids(args, deps) or [])
+            return args, deps
         if needs_object(args):
             ref = node.objects.made(node.next_number(), READY, args)
             wire, _, _ = node.objects.export_ref(ref)
@@ -73,6 +77,7 @@ class Outbound:
     def _hold_for(self, peer: Peer, key: Any, ids: list[RefId]) -> None:
         node = self.node
         ownership = node.objects.ownership
+        node.objects.leave(ids)
         node.objects.carry_out(
             ownership.gave(peer.life, ids) if key is None else ownership.call_sent(key, peer.life, ids)
         )
@@ -84,7 +89,9 @@ class Outbound:
             if wire.codes:
                 self.ship(worker, *wire.codes)
             if wire.refs:
-                node.objects.carry_out(node.objects.ownership.gave(worker.key, [(r[0], r[1]) for r in wire.refs]))
+                held = owned_ids(wire.refs)
+                if held:
+                    node.objects.carry_out(node.objects.ownership.gave(worker.key, held))
 
     def deps_to_worker(self, worker: Worker, refs: list[ObjectRef[Any]] | None, args: Any) -> tuple[Any, Any]:
         """Send the values of top-level refs ahead of a call; returns what its message has for deps and arguments."""
@@ -103,6 +110,14 @@ class Outbound:
             deps.append((ref._owner, ref._number, ref._address))
         return deps or None, args
 
+    def give(self, peer: Peer, args: Any, deps: Any) -> None:
+        """Arguments are part of the message that is sent next, and not of a call: the same for them."""
+        if type(args) is Packed and args.codes:
+            self.ship(peer, *args.codes)
+        held = held_ids(args, deps)
+        if held:
+            self._hold_for(peer, None, held)
+
     def enclose(self, peer: Peer, out: Any) -> None:
         """A value is part of the message that is sent next, and not of a call: ship its code, and give its refs."""
         if type(out) is Packed:
@@ -110,7 +125,10 @@ class Outbound:
                 self.ship(peer, *out.codes)
             if out.refs:
                 objects = self.node.objects
-                objects.carry_out(objects.ownership.gave(peer.life, [(r[0], r[1]) for r in out.refs]))
+                ids = owned_ids(out.refs)
+                if ids:
+                    objects.leave(ids)
+                    objects.carry_out(objects.ownership.gave(peer.life, ids))
 
     def send_value(self, peer: Peer, head: tuple[Any, ...], out: Any) -> None:
         """Send `(*head, out)`, in pieces if the value is large."""
@@ -138,6 +156,7 @@ class Outbound:
                 ids += refs_in(part) or ()
         ownership = node.objects.ownership
         if ids:
+            node.objects.leave(ids)
             node.objects.carry_out(ownership.gave(peer.life, ids))
         kept: Any = None
         then: list[Any] = []

@@ -16,12 +16,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from actorfw.core.handshake import PROTOCOL_VERSION, Offer
-from actorfw.core.session import ACK_DELAY, WINDOW_BYTES, EndReason, Session
+from actorfw.core.session import ACK_DELAY, WINDOW_BYTES, EndReason, EvidenceKind, Session
 from actorfw.io.env import TimerHandle
 from actorfw.runtime.bulk import LARGE, Bulk
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Life, short
 from actorfw.wire.frames import MAX_BATCH_BYTES
+from actorfw.wire.messages import CALL, LEFT_OF_CALL, LEFT_OF_TASK, TASK
 from actorfw.wire.payload import Buffer, Packed
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Identity:
             It may be changed at any time.
         python: minor version of Python.
         protocol: version of the protocol.
+        born: when this life began, in seconds of the wall clock; the other side learns it with `info`, and so
+        lived: how many lives this node had before.
     """
 
     life: Life
@@ -63,6 +66,12 @@ class Identity:
     info: dict[str, Any] = field(default_factory=dict[str, Any])
     python: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
     protocol: int = PROTOCOL_VERSION
+    born: float = 0.0
+    lived: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """What an authenticated side is told."""
+        return {**self.info, "born": self.born, "lived": self.lived}
 
     def offer(self, seal: bool) -> Offer:
         """What may be told to anybody."""
@@ -73,11 +82,35 @@ class PeerEvents(Protocol):
     """What the node wants to know. All are called on the loop and must not wait."""
 
     def peer_up(self, peer: Peer) -> None:
-        """A session began: the first handshake with this life succeeded, whoever dialled."""
+        """A session began: by the first handshake with this life, whoever dialled, or because it was opened here."""
+        ...
+
+    def linked(self, peer: Peer) -> None:
+        """A link was made, the first or another; `peer.info` is what the other side said of itself."""
+        ...
+
+    def rested(self, peer: Peer) -> None:
+        """A link that nobody needed was closed by agreement; the session stays."""
+        ...
+
+    def evidence(self, peer: Peer, kind: EvidenceKind, detail: str) -> None:
+        """Something speaks for this life's end; the session goes on until somebody says `Peers.bury`."""
+        ...
+
+    def peer_lost(self, peer: Peer, detail: str, unsent: list[Sequence[Any]]) -> None:
+        """There has been no link for `link_patience`. Nothing is lost yet: the session goes on when there is one again.
+
+        `unsent`: the messages that were not written to any link. They will be, unless `Peer.rewrite_unsent` makes
+        others of them.
+        """
+        ...
+
+    def peer_back(self, peer: Peer) -> None:
+        """A peer that was lost has a link again."""
         ...
 
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
-        """The session is over ("dead", "left", "protocol"): nothing of this life comes any more.
+        """The life is over ("dead", "left"): nothing of it comes any more.
 
         `unsent`: the messages that were never written to a link, so surely not processed; of a large one its head.
         """
@@ -101,8 +134,10 @@ class Peer:
         address: where it can be dialled.
         name: its name, for messages.
         link: the current link, None while there is none.
+        lost: whether there has been no link for `link_patience`, and there is none yet.
         ended: why the session is over, None while it is not.
         data: free for the node: its own record of this peer.
+        bad: how many of its messages could not be handled, by kind.
     """
 
     __slots__ = (
@@ -113,37 +148,45 @@ class Peer:
         "ack_timer",
         "address",
         "backlog",
+        "bad",
         "bulk",
         "data",
         "dial_task",
         "dial_timer",
         "ended",
         "ending",
+        "goodbye",
         "info",
         "last_failure",
         "life",
         "link",
+        "lost",
         "name",
         "patience_timer",
         "session",
         "up",
         "waiters",
+        "withdrawn",
     )
 
     def __init__(self, peers: Peers, life: Life) -> None:
         self._peers = peers
         self.life = life
-        self.session = Session(peers.me.life, life, refusal_is_death=peers.config.profile != "wan")
+        self.session = Session(peers.me.life, life)
         self.link: Link | None = None
         self.info: dict[str, Any] = {}
         self.address = ""
         self.name = short(life)
+        self.lost = False
         self.ended: str | None = None
         self.ending: tuple[EndReason, str] | None = None
+        self.goodbye: tuple[int, int] = (0, 0)  # in which frame this side proposed to rest, what it had seen then
         self.data: Any = None
+        self.bad: dict[int | None, int] = {}
         self.up = False
         self.bulk = Bulk(self)
         self.backlog: deque[Sequence[Any]] = deque()
+        self.withdrawn: set[tuple[int, int]] = set()  # kinds and numbers of what is in it and not wanted any more
         self.waiters: list[asyncio.Future[None]] = []
         self.dial_task: asyncio.Task[None] | None = None
         self.dial_timer: TimerHandle | None = None
@@ -172,6 +215,11 @@ class Peer:
     def queued_bytes(self) -> int:
         """Bytes, nearly, that wait because the link is down or its window full."""
         return self._backlog_bytes + self.bulk.waiting_bytes
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self.backlog and not self._out and not self.bulk.busy
 
     def send(self, msg: Sequence[Any]) -> None:
         """Send a message (kind first). Legal while the link is down; ignored once the session is over.
@@ -245,16 +293,21 @@ class Peer:
         self._queue(out)
         while backlog:
             some = list(islice(backlog, _AT_ONCE))
+            if self.withdrawn:
+                some = [take_back(one) if self._is_withdrawn(one) else one for one in some]
             done = self._write_some(some)
             for _ in range(done):
                 self._backlog_bytes -= _weight(backlog.popleft())
             if done < len(some):
-                break
+                return
+        self.withdrawn.clear()
 
     def _queue(self, messages: Iterable[Sequence[Any]]) -> None:
         for message in messages:
             self.backlog.append(message)
             self._backlog_bytes += _weight(message)
+        if self.session.resting:
+            self._peers.needed(self)
 
     def _write_some(self, messages: list[Sequence[Any]]) -> int:
         """Write as many as link and window allow; return how many are done with."""
@@ -291,17 +344,37 @@ class Peer:
         if self.link is not None and self.session.seen != self.session.told:
             self.link.write_ack()
 
-    def take_unsent(self) -> list[Sequence[Any]]:
-        """Everything that was never written, as it was given; the peer keeps nothing of it."""
+    def unsent(self) -> list[Sequence[Any]]:
+        """Everything that was never written, as it was given."""
         waiting = [*self.backlog, *self._out]
+        return [
+            cast("Sequence[Any]", m[2]) if m[0] == LARGE else m for m in waiting if m[0] == LARGE or m[0] >= FIRST_KIND
+        ]
+
+    def take_unsent(self) -> list[Sequence[Any]]:
+        """The same; the peer keeps nothing of it."""
+        unsent = self.unsent()
         self.backlog.clear()
         self._out = []
         self._backlog_bytes = 0
-        unsent = [
-            cast("Sequence[Any]", m[2]) if m[0] == LARGE else m for m in waiting if m[0] == LARGE or m[0] >= FIRST_KIND
-        ]
         self.bulk.clear()
         return unsent
+
+    def withdraw(self, kind: int, number: int) -> None:
+        """A call or task that was given to `send` is not wanted any more: if it still waits, it shall not start."""
+        if self.backlog:
+            self.withdrawn.add((kind, number))
+
+    def _is_withdrawn(self, message: Sequence[Any]) -> bool:
+        return message[0] in (CALL, TASK) and (message[0], message[1]) in self.withdrawn
+
+    def rewrite_unsent(self, fn: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+        """Have `fn(message)` sent instead of each message that waits, large ones aside.
+
+        None is taken out: what travels in messages is counted at both ends.
+        """
+        self.backlog = deque(map(fn, self.backlog))
+        self._out = [*map(fn, self._out)]
 
     def stop_timers(self) -> None:
         """Forget every timer and dial."""
@@ -316,6 +389,19 @@ class Peer:
             if not waiter.done():
                 waiter.set_result(None)
         self.waiters.clear()
+
+
+def take_back(message: Sequence[Any]) -> Sequence[Any]:
+    """The same call or task with its deadline passed, so that it does not start. It has to travel nonetheless: the refs
+    in it are counted at both ends."""
+    kind = message[0]
+    if kind == CALL and message[1]:
+        at = LEFT_OF_CALL
+    elif kind == TASK:
+        at = LEFT_OF_TASK
+    else:
+        return message
+    return (*message[:at], 0, *message[at + 1 :])
 
 
 def _weight(value: object) -> int:

@@ -1,37 +1,35 @@
 """`Peers`: messages to other lives, exactly once and in order, whatever happens to connections.
 
 Does what `core.session` and `core.handshake` decide, over the transports and timers of an `Env`: dials, listens,
-writes, redials, and judges a life dead when there is nothing left to try. What the messages say is the node's affair;
-only kinds below 8 are kept here (goodbye, and large messages in `runtime.bulk`).
+writes and redials until the session ends. It judges nobody: what it meets is reported as evidence, and whoever judges
+says `bury`. What the messages say is the node's affair; only kinds below 8 are kept here (goodbye, and large messages
+in `runtime.bulk`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from actorfw.core.handshake import HANDSHAKE_SECONDS, Proof, Refused, Welcomed
+from actorfw.core.handshake import Proof, Refused, Welcomed
 from actorfw.core.session import (
     Adopt,
     CloseLink,
-    DeclareDead,
     DialAgain,
-    DialFailure,
     EndReason,
+    Evidence,
     Instruction,
     RefuseLink,
     Resend,
     Welcome,
 )
 from actorfw.io.env import Env, Listener
-from actorfw.io.tcp import is_refusal, split_address
 from actorfw.runtime.bulk import Bulk
+from actorfw.runtime.dialling import Dials
 from actorfw.runtime.links import (
     AcceptGreeting,
-    AnotherLifeError,
     DialGreeting,
     Greeting,
     Link,
@@ -39,25 +37,30 @@ from actorfw.runtime.links import (
     logger,
 )
 from actorfw.runtime.peer import FIRST_KIND, Handler, Identity, OwnAddressError, Peer, PeerEvents
+from actorfw.runtime.tombstones import Tombstones
 from actorfw.values.config import Config
-from actorfw.values.errors import ActorFwError, PeerUnreachableError, ProtocolError
+from actorfw.values.errors import PeerUnreachableError, ProtocolError
 from actorfw.values.ids import NODE_ID_BYTES, Life, short
 from actorfw.wire.frames import BatchPacker
+from actorfw.wire.messages import KINDS
 
-__all__ = ["FIRST_KIND", "GOODBYE", "Handler", "Identity", "OwnAddressError", "Peer", "PeerEvents", "Peers"]
+__all__ = [
+    "FIRST_KIND",
+    "GOODBYE",
+    "Handler",
+    "Identity",
+    "OwnAddressError",
+    "Peer",
+    "PeerEvents",
+    "Peers",
+    "no_handler",
+]
 
-GOODBYE: Final = 0  # (reason)
+GOODBYE: Final = 0  # ("left"), or ("idle"): nobody needs this link, the session stays
 
+_LOGGED: Final = frozenset(10**power for power in range(9))
 _CLOSE_SECONDS: Final = 2.0
 _FLUSH_SECONDS: Final = 1.0
-_MAX_TOMBSTONES: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Tombstone:
-    reason: EndReason
-    detail: str
-    since: float
 
 
 class Peers:
@@ -66,7 +69,7 @@ class Peers:
     Args:
         env: the node's world.
         me: who this node is.
-        config: `link_patience` and `profile` are used here.
+        config: `link_patience` is used here.
         secrets: accepted secrets, the preferred one first; at least one.
         events: who is told of peers.
         handlers: indexed by a message's kind, called with (peer, message); places 0 to 7 are filled in here.
@@ -74,7 +77,7 @@ class Peers:
             it is dropped. The default logs it.
 
     Attributes:
-        by_life: the peers whose session has begun and is not over.
+        by_life: the peers whose session has begun and is not over, those opened here without a link included.
         counters: what was refused or broke, by kind.
     """
 
@@ -102,15 +105,19 @@ class Peers:
         self.call_soon = env.call_soon
         self.corked: Peer | None = None
         self.dirty: list[Peer] = []
+        self.dials = Dials(self)
+        self.dial = self.dials.dial
+        self.probe = self.dials.probe
         self.connections: dict[Greeting | Link, None] = {}  # ordered, unlike a set: simulations repeat exactly
         self._peers: dict[Life, Peer] = {}
-        self._tombstones: OrderedDict[Life, _Tombstone] = OrderedDict()
+        self.tombstones = Tombstones(self)
         self._listeners: list[Listener] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._closing = False
+        self.closing = False
+        self.closed = False  # nothing is taken any more
         self._nothing_left: asyncio.Future[None] | None = None
         own = [self._on_goodbye, *Bulk.handlers(events)]
-        handlers[:FIRST_KIND] = [*own, *[_no_handler] * (FIRST_KIND - len(own))]
+        handlers[:FIRST_KIND] = [*own, *[no_handler] * (FIRST_KIND - len(own))]
 
     def __repr__(self) -> str:
         return f"<Peers of {self.me.name}: {len(self.by_life)} peers, {len(self.connections)} connections>"
@@ -128,71 +135,72 @@ class Peers:
         self.me.info.setdefault("address", listener.address)
         return listener.address
 
-    async def dial(self, address: str, *, expect: Life | None = None) -> Peer:
-        """Reach the node at `address` and have a session with it; a link that is there already will do.
+    def open(self, life: Life, address: str, name: str) -> Peer:
+        """The session with a life whose address is known; it is dialled when there is something to send."""
+        peer = self._peers.get(life) or Peer(self, life)
+        if not peer.up and life not in self.tombstones and not self.closing:
+            self._peers[life] = peer
+            peer.address, peer.name = peer.address or address, name
+            peer.session.resting = peer.session.may_dial()
+            self._begin(peer)
+        return peer
 
-        Args:
-            address: "host:port".
-            expect: the only life that will do, or None.
+    def bury(self, life: Life, detail: str, name: str = "", reason: EndReason = "dead") -> None:
+        """A life has been judged dead, or is known to have left: its session ends, and it is refused from now on.
 
-        Raises:
-            PeerUnreachableError: nobody answers, somebody else does, or one of both lives is dead to the other.
-            AuthenticationError: it does not know the secret.
-            VersionMismatchError: it speaks another version of the protocol or runs another Python.
-            ProtocolError: another cluster, or what answers is no node.
-            OwnAddressError: it is this node itself.
+        All parts of the node hear of it, also if there never was a session.
         """
-        try:
-            return await self._reach(address, expect)
-        except (OSError, AnotherLifeError) as error:
-            raise PeerUnreachableError(f"{address} can't be reached: {_why(error)}") from error
-        finally:
-            if len(self._peers) > len(self.by_life):
-                for peer in [*self._peers.values()]:
-                    self._forget_if_unborn(peer)
+        if life in self.tombstones or self.closing:
+            return
+        peer = self._peers.get(life) or Peer(self, life)
+        peer.name = name or peer.name
+        peer.up = True
+        self._end(peer, reason, detail)
 
-    async def _reach(self, address: str, expect: Life | None) -> Peer:
-        until = self.env.time() + HANDSHAKE_SECONDS
-        while True:
-            known = self._peers.get(expect) if expect is not None else None
-            if known is not None and known.connected:
-                return known
-            try:
-                return cast("Peer", await self._attempt(address, expect, only_probe=False))
-            except SupersededError as race:
-                # The other side dials us at this moment, or knows of a later link than we do.
-                peer = race.peer
-                patience = min(until - self.env.time(), 0.01 + 0.04 * self.env.random.random())
-                if peer is not None and await self._wait_for(peer, patience):
-                    return peer
-                if self.env.time() >= until:
-                    raise TimeoutError("it kept preferring another link that never came") from None
+    def reborn(self, life: Life, detail: str) -> None:
+        """This node takes a new life: all sessions end, as if everybody else had died, and nobody is told.
 
-    async def probe(self, address: str, life: Life) -> None:
-        """Make sure that `life` answers at `address`, and hang up.
-
-        Raises:
-            PeerUnreachableError, AuthenticationError, VersionMismatchError, ProtocolError: as `dial`.
+        For the parts of the node `detail` is how the others died. Who is dialled or met from now on is new.
         """
-        try:
-            await self._attempt(address, life, only_probe=True)
-        except (OSError, AnotherLifeError) as error:
-            raise PeerUnreachableError(f"{address} can't be reached: {_why(error)}") from error
-
-    def bury(self, life: Life, detail: str) -> None:
-        """Judge a life dead: its session ends, and it is refused from now on."""
-        peer = self._peers.get(life)
-        if peer is not None:
+        for connection in [*self.connections]:
+            if not isinstance(connection, Link):
+                connection.fail(ConnectionAbortedError("this node takes a new life"))
+        for peer in [*self._peers.values()]:
             self._end(peer, "dead", detail)
-        else:
-            self._note_end(life, "dead", detail)
+        me = self.me
+        me.life, me.born, me.lived = life, self.env.wall_time(), me.lived + 1
+        self.tombstones.reborn()
+
+    def needed(self, peer: Peer) -> None:
+        """There is something to send to a peer that rests."""
+        instructions = peer.session.needed()
+        if instructions:
+            self._start_patience(peer)
+            self.carry_out(peer, instructions)
+
+    def cut(self, peer: Peer, why: str) -> None:
+        """Close a link that carries nothing, and dial again."""
+        link = peer.link
+        if link is not None:
+            link.discard()
+            self.link_lost(link, why)
+
+    def rest(self, peer: Peer) -> bool:
+        """Close a link that nobody needs, if the other side has nothing to say either; the session stays."""
+        session = peer.session
+        proposed = peer.goodbye == (session.next_out, session.seen)  # and nothing has come of it yet
+        if peer.link is None or proposed or not peer.idle or not session.quiet():
+            return False
+        peer.send((GOODBYE, "idle"))
+        peer.goodbye = (session.next_out, session.seen)
+        return True
 
     async def close(self) -> None:
         """Say goodbye to all, wait (two seconds at most) until they have read it, and close.
 
         `peer_ended` is not called for peers that were alive: it was this node that left.
         """
-        self._closing = True
+        self.closing = True
         ends: list[asyncio.Future[None]] = []
         for peer in [*self.by_life.values()]:
             if peer.connected:
@@ -207,6 +215,7 @@ class Peers:
                 connection.finish()
             else:
                 connection.fail(ConnectionAbortedError("this node is closing"))
+        self.closed = True
         tasks = [*self._tasks]
         if tasks:
             await asyncio.wait(tasks)
@@ -224,7 +233,7 @@ class Peers:
                 connection.fail(ConnectionAbortedError("this node is closing"))
 
     def _end_all(self) -> None:
-        self._closing = True
+        self.closing = True
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -247,6 +256,16 @@ class Peers:
             await asyncio.wait([self._nothing_left], timeout=seconds)
         return not self.connections
 
+    def descriptors(self) -> list[int]:
+        """Of all sockets, for a forked child, which must not hold them."""
+        found: list[int] = [fd for listener in self._listeners for fd in listener.descriptors()]
+        for connection in self.connections:
+            transport = getattr(connection, "transport", None)  # a greeting whose dial is on its way has none yet
+            sock = transport.get_extra_info("socket") if transport is not None else None
+            if sock is not None:
+                found.append(sock.fileno())
+        return found
+
     def gone(self, connection: Greeting | Link) -> None:
         """A connection is closed."""
         self.connections.pop(connection, None)
@@ -255,30 +274,12 @@ class Peers:
 
     # Dialling.
 
-    async def _attempt(self, address: str, expect: Life | None, *, only_probe: bool) -> Peer | None:
-        host, port = split_address(address)
-        done: asyncio.Future[Peer | None] = self.env.create_future()
-        greeting = DialGreeting(self, address, expect, only_probe, done)
-        try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                await self.env.dial(lambda: greeting, host, port)
-                return await done
-        except TimeoutError:
-            raise TimeoutError(f"no answer within {HANDSHAKE_SECONDS:g} s") from None
-        finally:
-            if not done.done():
-                done.cancel()
-                greeting.fail(ConnectionAbortedError("the dial was given up"))
-
     def challenged(self, greeting: DialGreeting, life: Life) -> None:
         """The other side has proven itself: offer it the connection, unless there is a reason not to."""
         if life == self.me.life:
             greeting.fail(OwnAddressError(f"{greeting.where} is this node's own address"))
             return
-        stone = self._tombstones.get(life)
-        if stone is not None:
-            greeting.leave(greeting.shake.refuse("dead", self._epitaph(stone)))
-            greeting.over(PeerUnreachableError(f"{greeting.where} is a life that this node holds for {stone.reason}"))
+        if self.tombstones.challenged(greeting, life):
             return
         peer = self._peer(life)
         if peer.connected:
@@ -290,22 +291,29 @@ class Peers:
 
     def dial_welcomed(self, greeting: DialGreeting, peer: Peer, answer: Welcomed) -> None:
         """The other side takes the connection."""
+        if not self.tombstones.proven(peer.life, int(answer.info.get("lived", 0))):
+            greeting.fail(PeerUnreachableError(f"{greeting.where} has another life by now"))
+            self._end(peer, "dead", "its node has another life by now")
+            return
         instructions = peer.session.welcomed(greeting.link, answer.seen)
         if not any(isinstance(instruction, Adopt) for instruction in instructions):
             greeting.fail(ProtocolError(f"{greeting.where} welcomed a link that was not offered to it"))
             return
         greeting.become_link(peer, greeting.shake.write_key, greeting.shake.read_key)
         self._introduced(peer, answer.info)
-        self._do(peer, instructions)
+        self.carry_out(peer, instructions)
         greeting.succeed(peer)
         greeting.hand_over_rest()
 
     def dial_refused(self, greeting: DialGreeting, peer: Peer, answer: Refused) -> None:
         """The other side, authenticated, does not take the connection."""
         peer.session.refused(greeting.link, answer.epoch)
-        if answer.code in ("dead", "left"):
-            self._end(peer, "dead" if answer.code == "dead" else "left", answer.text)
+        if answer.code == "left":
+            self._end(peer, "left", answer.text)
             greeting.fail(PeerUnreachableError(f"{greeting.where} refused: {answer.text}"))
+        elif answer.code in ("dead", "reborn", "over"):
+            greeting.fail(PeerUnreachableError(f"{greeting.where} refused: {answer.text}"))
+            self.tombstones.refused(peer.life, greeting.where, answer)
         elif answer.code == "epoch":
             greeting.fail(SupersededError(peer))
         else:
@@ -314,81 +322,82 @@ class Peers:
     def dial_lost(self, greeting: DialGreeting, peer: Peer) -> None:
         """The connection that was offered is gone."""
         peer.session.lost(greeting.link)
-
-    def _dial_again(self, peer: Peer, delay: float) -> None:
-        if peer.dial_timer is not None:
-            peer.dial_timer.cancel()
-            peer.dial_timer = None
-        if delay > 0:
-            peer.dial_timer = self.env.call_later(delay, self._dial_again, peer, 0.0)
-        elif peer.dial_task is None and peer.address and not self._closing:
-            peer.dial_task = self._task(self._redial(peer), f"dial {peer.name}")
-
-    async def _redial(self, peer: Peer) -> None:
-        how: DialFailure
-        why: Exception
-        try:
-            await self._attempt(peer.address, peer.life, only_probe=False)
-            return
-        except SupersededError as error:
-            how, why = "epoch", error
-        except AnotherLifeError as error:
-            how, why = "another life", error
-        except OSError as error:
-            how, why = ("refused" if is_refusal(error) else "unreachable"), error
-        except ActorFwError as error:
-            how, why = "unreachable", error
-        finally:
-            peer.dial_task = None
-        peer.last_failure = _why(why)
-        chance = self.env.random.random()
-        if peer.ended is None:
-            self._do(peer, peer.session.dial_failed(how, f"{peer.address}: {_why(why)}", chance))
+        if peer.up and peer.dial_task is None and peer.dial_timer is None and not peer.session.resting:
+            self.call_soon(self.dials.again, peer, 0.0)  # that dial was made for another purpose
 
     # Accepting.
 
     def offered(self, greeting: AcceptGreeting, proof: Proof) -> None:
         """An authenticated dialler offers its connection."""
-        stone = self._tombstones.get(proof.life)
         if proof.life == self.me.life:
             greeting.refuse("self", "this is the same node")
-        elif stone is not None:
-            greeting.refuse("dead" if stone.reason != "left" else "left", self._epitaph(stone))
-        elif self._closing:
+        elif self.closing:
             greeting.refuse("closing", f"node {self.me.name} is closing")
-        else:
+        elif not self.tombstones.offered(greeting, proof):
             peer = self._peer(proof.life)
             instructions = peer.session.offered(greeting.link, proof.epoch, proof.seen)
             if any(isinstance(instruction, Adopt) for instruction in instructions):
                 self._introduced(peer, proof.info)
-            self._do(peer, instructions)
+            self.carry_out(peer, instructions)
             self._forget_if_unborn(peer)
 
     def buried_by(self, life: Life, refusal: Refused) -> None:
-        """A dialler found out that it dialled a life that is dead to it: this one."""
+        """A dialler found out that it dialled a life that has left, or had a successor, for all it knows: this one."""
         peer = self._peers.get(life)
         if peer is not None:
             self._end(peer, "dead", refusal.text)
 
     # What links report.
 
-    def link_lost(self, link: Link, why: str) -> None:
-        """A link is gone that this side did not close."""
+    def link_lost(self, link: Link, why: str, *, eof: bool = False) -> None:
+        """A link is gone without goodbye; `eof`: not by this side's doing."""
         peer = link.peer
-        was_current = peer.link is link
-        instructions = peer.session.lost(link)
-        if was_current:
-            self._down(peer, why)
-        self._do(peer, instructions)
+        if peer.link is not link:
+            self.carry_out(peer, peer.session.lost(link))
+            return
+        # Who has taken our goodbye and said nothing since has closed the link as it was asked to.
+        agreed = eof and peer.session.seen == peer.goodbye[1] and peer.session.acked >= peer.goodbye[0] > 0
+        if agreed and peer.idle and peer.session.quiet():
+            self._at_rest(peer)
+            return
+        instructions = peer.session.lost(link, why if not agreed and not self.closing else "")
+        self._down(peer, why)
+        self.carry_out(peer, instructions)
 
     def undecodable(self, link: Link, n: int, error: ProtocolError) -> None:
         """A frame arrived whole and is no list of messages."""
         peer = link.peer
         logger.error("frame %d from node %s: %s; the link is closed", n, peer.name, error)
         self.counters["undecodable_frames"] += 1
-        instructions = peer.session.undecodable(n)
+        self._nonsense(peer, peer.session.undecodable(n), error)
+
+    def garbled(self, link: Link, error: ProtocolError) -> None:
+        """What came over a link is no frames."""
+        peer = link.peer
+        self.counters["broken_frames"] += 1
+        if peer.link is not link:
+            link.discard()
+            return
+        logger.warning("the link to node %s is closed: %s", peer.name, error)
+        self._nonsense(peer, peer.session.garbled(), error)
+
+    def _nonsense(self, peer: Peer, instructions: list[Instruction], error: ProtocolError) -> None:
+        if peer.session.held:
+            logger.error("node %s talks nonsense again and again: it gets no further link", peer.name)
         self._down(peer, str(error))
-        self._do(peer, instructions)
+        self.carry_out(peer, instructions)
+
+    def not_handled(self, peer: Peer, message: object) -> None:
+        """A message could not be handled: to be called where its exception is handled.
+
+        Who sends one such message sends many: the log has the first of a kind, the tenth, the hundredth.
+        """
+        kind = kind_of(message)
+        count = peer.bad[kind] = peer.bad.get(kind, 0) + 1
+        self.counters["bad_messages"] += 1
+        if count in _LOGGED:
+            so_far = f", {count} of this kind so far" if count > 1 else ""
+            logger.exception("a message of kind %s from node %s could not be handled%s", kind, peer.name, so_far)
 
     def after_frames(self, link: Link) -> None:
         """Frames were processed: end what they ended, use the room that they made, acknowledge."""
@@ -413,11 +422,32 @@ class Peers:
             peer.flush()
 
     def _on_goodbye(self, peer: Peer, message: list[Any]) -> None:
-        self._end(peer, "left", "it said goodbye")
+        if message[1] == "idle":
+            # The other side takes a closed link for an agreement only if nothing came after its proposal.
+            if peer.idle and not peer.session.unacked:
+                self.call_soon(self._agree_to_rest, peer, peer.link, peer.session.seen, peer.session.next_out)
+        else:
+            self._end(peer, "left", "it said goodbye")
+
+    def _agree_to_rest(self, peer: Peer, link: Link | None, seen: int, sent: int) -> None:
+        session = peer.session
+        if link is not None and peer.link is link and peer.idle and (session.seen, session.next_out) == (seen, sent):
+            link.write_ack()
+            link.finish()
+            self._at_rest(peer)
+
+    def _at_rest(self, peer: Peer) -> None:
+        peer.session.rest()
+        peer.link = None
+        peer.goodbye = (0, 0)
+        if self.closing:
+            peer.wake()
+        else:
+            self.tell(self.events.rested, peer)
 
     # What the machines decided.
 
-    def _do(self, peer: Peer, instructions: list[Instruction]) -> None:
+    def carry_out(self, peer: Peer, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             match instruction:
                 case CloseLink(link):
@@ -433,35 +463,48 @@ class Peers:
                     for n, batch in frames:
                         cast("Link", link).write(n, batch)
                 case DialAgain(delay):
-                    self._dial_again(peer, delay)
-                case DeclareDead(detail):
-                    self._end(peer, "dead", detail)
+                    self.dials.again(peer, delay)
+                case Evidence(kind, detail):
+                    self.tell(self.events.evidence, peer, kind, detail)
+                    if peer.ended is not None:
+                        return
 
     def _adopted(self, peer: Peer, link: Link) -> None:
         peer.link = link
+        peer.goodbye = (0, 0)
         peer.stop_timers()
         if not peer.up:
-            peer.up = True
-            self.by_life[peer.life] = peer
-            self._tell(self.events.peer_up, peer)
+            self._begin(peer)
+        if peer.lost:
+            peer.lost = False
+            self.tell(self.events.peer_back, peer)
+        self.tell(self.events.linked, peer)
         peer.wake()
         if peer.backlog:
             self.call_soon(peer.flush)
 
+    def _begin(self, peer: Peer) -> None:
+        peer.up = True
+        self.by_life[peer.life] = peer
+        self.tell(self.events.peer_up, peer)
+
     def _down(self, peer: Peer, why: str) -> None:
         peer.link = None
         peer.last_failure = why
-        if self._closing:
+        if self.closing:
             peer.wake()  # it has read our goodbye, or never will
             return
-        if peer.patience_timer is None and peer.ended is None:
+        self._start_patience(peer)
+
+    def _start_patience(self, peer: Peer) -> None:
+        if peer.patience_timer is None and peer.ended is None and not peer.lost:
             peer.patience_timer = self.env.call_later(self.config.link_patience, self._patience_over, peer)
 
     def _patience_over(self, peer: Peer) -> None:
         peer.patience_timer = None
-        reason: EndReason = "protocol" if peer.session.held else "dead"
-        spell = f"it could not be reached for {self.config.link_patience:g} s ({peer.last_failure})"
-        self._end(peer, reason, spell)
+        peer.lost = True
+        spell = f"it could not be reached for {self.config.link_patience:g} s ({peer.last_failure or 'no answer'})"
+        self.tell(self.events.peer_lost, peer, spell, peer.unsent())
 
     def _introduced(self, peer: Peer, info: dict[str, Any]) -> None:
         peer.info = info
@@ -472,12 +515,10 @@ class Peers:
             if other is peer:
                 continue
             if other.life[:NODE_ID_BYTES] == peer.life[:NODE_ID_BYTES]:
-                self._end(other, "dead", f"the node started anew, as {short(peer.life)}")
+                self.tell(self.events.evidence, other, "another_life", f"it started anew, as {short(peer.life)}")
             elif peer.address and other.address == peer.address and other.link is not None:
                 logger.info("node %s answers at the address of node %s", peer.name, other.name)
-                link = other.link
-                link.discard()
-                self.link_lost(link, f"node {peer.name} has its address")
+                self.cut(other, f"node {peer.name} has its address")
 
     def _end(self, peer: Peer, reason: EndReason, detail: str) -> None:
         if peer.ended is not None:
@@ -486,34 +527,26 @@ class Peers:
             peer.ending = (reason, detail)  # the frame is processed whole first
             return
         peer.ended = reason
-        self._note_end(peer.life, reason, detail)
+        peer.lost = False
+        self.tombstones.note(peer.life, reason, detail, peer.address)
         self._peers.pop(peer.life, None)
         self.by_life.pop(peer.life, None)
         peer.stop_timers()
         if peer.dial_task is not None:
             peer.dial_task.cancel()
-        self._do(peer, peer.session.end(reason))
+        self.carry_out(peer, peer.session.end(reason))
         peer.link = None
         unsent = peer.take_unsent()
         peer.wake()
         if peer.up:
-            self._tell(self.events.peer_ended, peer, reason, detail, unsent)
+            self.tell(self.events.peer_ended, peer, reason, detail, unsent)
 
-    def _tell(self, event: Callable[..., None], *args: Any) -> None:
+    def tell(self, event: Callable[..., None], *args: Any) -> None:
+        """Tell a part of the node; what goes wrong there is logged, and is nobody else's."""
         try:
             event(*args)
         except Exception:  # the node's own mistake must not leave a session half changed
-            logger.exception("%s failed for %r", getattr(event, "__name__", event), args[0])
-
-    def _note_end(self, life: Life, reason: EndReason, detail: str) -> None:
-        self._tombstones[life] = _Tombstone(reason, detail, self.env.time())
-        while len(self._tombstones) > _MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
-
-    def _epitaph(self, stone: _Tombstone) -> str:
-        ago = self.env.time() - stone.since
-        what = "seen leaving" if stone.reason == "left" else "declared dead"
-        return f"you were {what} by node {self.me.name} {ago:.1f} s ago: {stone.detail}"
+            logger.exception("%s failed for %r", getattr(event, "__qualname__", event), args[0])
 
     # Small things.
 
@@ -523,25 +556,25 @@ class Peers:
             peer = self._peers[life] = Peer(self, life)
         return peer
 
+    def known(self, life: Life) -> Peer | None:
+        """The peer of this life, also while its first handshake is under way."""
+        return self._peers.get(life)
+
+    def forget_unborn(self) -> None:
+        """Drop what was made for handshakes that led to nothing."""
+        if len(self._peers) > len(self.by_life):
+            for peer in [*self._peers.values()]:
+                self._forget_if_unborn(peer)
+
     def _forget_if_unborn(self, peer: Peer) -> None:
-        """Drop what was made for a handshake that led to nothing."""
         if not peer.up and peer.session.dial_link is None and not peer.waiters:
             self._peers.pop(peer.life, None)
 
-    def _task(self, coro: Any, name: str) -> asyncio.Task[Any]:
+    def task(self, coro: Any, name: str) -> asyncio.Task[Any]:
         task = self.env.create_task(coro, name=f"actorfw {self.me.name}: {name}")
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
-
-    async def _wait_for(self, peer: Peer, seconds: float) -> bool:
-        """Whether the peer has a link within `seconds`."""
-        waiter: asyncio.Future[None] = self.env.create_future()
-        peer.waiters.append(waiter)
-        await asyncio.wait([waiter], timeout=max(0.0, seconds))
-        if not waiter.done():
-            waiter.cancel()
-        return peer.connected
 
     def _until_ended(self, peer: Peer) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = self.env.create_future()
@@ -549,13 +582,14 @@ class Peers:
         return waiter
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and is_refusal(error):
-        return "connection refused, nobody listens there"  # each loop words it in its own way
-    return str(error) or type(error).__name__
+def kind_of(message: object) -> int | None:
+    """The kind of a message, None if it has none."""
+    kind: object = message[0] if type(message) is list and message else None
+    return kind if type(kind) is int and 0 <= kind < KINDS else None
 
 
-def _no_handler(peer: Peer, message: list[Any]) -> None:
+def no_handler(peer: Peer, message: list[Any]) -> None:
+    """Stands for all handlers that there are not."""
     raise ProtocolError(f"a message of kind {message[0]} is not known here")
 
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core.ledger import Shape
+from actorfw.runtime.brokentasks import BrokenTasks, started_of
 from actorfw.runtime.channel import WorkerProcess, Zygote
 from actorfw.runtime.context import milliseconds
 from actorfw.runtime.execution import Execution
-from actorfw.values.errors import OverloadedError, TaskCancelledError, WorkerDiedError
+from actorfw.runtime.foreignqueue import ForeignQueue
+from actorfw.values.errors import OverloadedError, TaskCancelledError
 from actorfw.values.ids import WORKER_SHIFT
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
@@ -34,11 +35,12 @@ __all__ = ["Pool", "Worker"]
 
 logger = logging.getLogger("actorfw.worker")
 
+BATCH_LIMIT: Final = 64
 BATCH_SECONDS: Final = (
     0.002  # tasks worth this long may be ahead of a worker; it keeps a stolen moment below the loop's own latency
 )
-BATCH_LIMIT: Final = 64
 SMOOTHING: Final = 0.2  # weight of the newest duration in the running mean
+FORCE_SECONDS: Final = 0.1  # that a task which waits in a worker has to be dropped
 IDLE_LIMIT: Final = 60.0  # seconds that a worker beyond the node's CPUs is kept without work
 
 
@@ -46,7 +48,7 @@ class Worker:
     """What the pool knows about one worker process.
 
     Attributes:
-        running: the tasks that it has, the one that runs first.
+        running: the tasks that it has, in the order in which they were sent to it.
         depth: how many it may have.
         blocked: how many of its threads lend out its CPU.
         waits: serial of the task that waits in get().
@@ -104,7 +106,8 @@ class Pool:
         self._indices = itertools.count(1)
         self._idle: list[Worker] = []
         self._leased: dict[Shape, list[Worker]] = {}  # those with room for more, most recently used last
-        self._backlog: dict[bytes, deque[Execution]] = {}  # of other nodes, by submitter
+        # Of other nodes, by submitter; what waits for a bundle holds up nothing else.
+        self.foreign = ForeignQueue(node)
         self._blocked: dict[
             int, None
         ] = {}  # serials of executions that wait in get(), in the order in which they began to
@@ -113,6 +116,7 @@ class Pool:
         self._zygote: Zygote | None = None
         self.closing = False
         self.deaths = 0
+        self._broken = BrokenTasks(node)
         self._leaving = 0  # workers that were told to stop and are not gone yet
 
     # -- processes -----------------------------------------------------------------------------------------------------
@@ -121,8 +125,15 @@ class Pool:
         """Start the zygote ahead of the first task, without waiting for it."""
         if self._zygote is None and not self.closing:
             node = self.node
+            node.workerlives.zygote_born()
             self._zygote = zygote = Zygote(
-                {"life": node.life, "node_id": node.id, "host_id": node.env.host_id, "address": node.address},
+                {
+                    "life": node.life,
+                    "node_id": node.id,
+                    "host_id": node.env.host_id,
+                    "address": node.address,
+                    "namespace": node.namespace,
+                },
                 node.worker_handlers,
                 ended=self._ended,
                 output=self._raw_output,
@@ -150,6 +161,7 @@ class Pool:
             process = self._factory(next(self._indices))
         worker = Worker(process)
         self.workers[process.index] = worker
+        self.node.workerlives.born(process)
         return worker
 
     def _zygote_lost(self, sentence: str) -> None:
@@ -239,9 +251,10 @@ class Pool:
 
         def then() -> None:
             if worker.running.get(serial) is exe:
+                worker.running[serial] = worker.running.pop(serial)  # others were sent before it
                 try:
                     self._dispatch(worker, exe)
-                except Exception as error:
+                except Exception as error:  # whatever it is, its submitter must hear of it
                     self._taken_off(worker, exe)
                     node.execution.failed_to_start(exe, error)
 
@@ -278,35 +291,6 @@ class Pool:
             )
         )
 
-    def queue_foreign(self, exe: Execution) -> bool:
-        """Keep another node's task until there is room; False when its share of the queue is full."""
-        assert exe.peer is not None
-        queue = self._backlog.setdefault(exe.peer.life, deque())
-        slots = max(1, exe.recipe.shape.slots(self.ledger.totals))
-        if len(queue) >= max(2 * slots + 1, BATCH_LIMIT) or not self.ledger.fits_totals(exe.recipe.shape):
-            return False
-        queue.append(exe)
-        return True
-
-    def pump_backlog(self) -> None:
-        """Run what other nodes have queued here, in turns between them."""
-        execution = self.node.execution
-        waiting = [queue for queue in self._backlog.values() if queue]
-        while waiting:
-            for queue in list(waiting):
-                while queue and queue[0].cancelled:
-                    queue.popleft()
-                if not queue:
-                    waiting.remove(queue)
-                    continue
-                try:
-                    if not execution.try_start(queue[0]):
-                        waiting.remove(queue)  # what others wait for may be of another shape
-                        continue
-                except Exception as error:
-                    execution.failed_to_start(queue[0], error)
-                queue.popleft()
-
     def pump_children(self) -> None:
         """While parents wait in get(): start the newest of their children."""
         tasks = self.node.tasks
@@ -315,7 +299,7 @@ class Pool:
                 try:
                     if not tasks.place_child(task):
                         break
-                except Exception as error:
+                except Exception as error:  # the parent waits for its outcome
                     tasks.unqueue(task)
                     self.node.execution.failed_to_start(task, error)
         limit = self.node.config.max_workers
@@ -435,7 +419,7 @@ class Pool:
                 own.append(cast("Task", exe))
             else:
                 exe.reset()
-                self._backlog.setdefault(exe.peer.life, deque()).appendleft(exe)
+                self.foreign.put_back(exe)
         own.reverse()
         self.node.tasks.requeue(own)
 
@@ -505,19 +489,22 @@ class Pool:
         self.node.output.task(peer, label, process.pid, stream, text)
 
     # -- ending --------------------------------------------------------------------------------------------------------
-    # ------------
 
     def cancel(self, exe: Execution, *, force: bool) -> None:
         """End a task in its worker: an interrupt that names it, or with `force` the end of the process."""
         worker: Worker = exe.worker
-        if force:
-            others = [other for serial, other in worker.running.items() if serial != exe.serial]
-            worker.running = {exe.serial: exe}
+        if force and started_of(worker.running, worker.process.begun())[-1:] == [exe]:
             worker.depth = 1
-            self._handed_back(others)
             worker.process.kill(f"task {exe.name} was cancelled with force=True")
-        else:
-            worker.process.interrupt(exe.serial)
+            return
+        worker.process.interrupt(exe.serial)
+        if force:
+            self.node.env.call_later(FORCE_SECONDS, self._force, worker, exe)
+
+    def _force(self, worker: Worker, exe: Execution) -> None:
+        # It did not run when it was cancelled, and another task would have lost its process.
+        if worker.running.get(exe.serial) is exe:
+            self.cancel(exe, force=True)
 
     def _ended(self, process: WorkerProcess, sentence: str) -> None:
         worker = self.workers.pop(process.index, None)
@@ -535,25 +522,10 @@ class Pool:
         grant, worker.grant = worker.grant, None
         if grant is not None:
             self.ledger.release(grant)
-        if worker.shape is not None and worker in self._leased.get(worker.shape, ()):
-            self._leased[worker.shape].remove(worker)
+        worker.shape = None  # it may stand more than once among those with room: nothing more is given to it
         running, worker.running = worker.running, {}
         self._goes_on(worker)
-        # Only the first that it got was running; those behind it never started and spend no attempt.
-        broken = next((exe for exe in running.values() if exe.dispatched), None)
-        if broken is not None:
-            del running[broken.serial]
-            broken.worker = None
-            if broken.cancelled:
-                error = TaskCancelledError(f"task {broken.name} was cancelled, and its worker ended with it")
-                self.node.execution.answer(broken, m.ERROR, self._out(error))
-            else:
-                self.node.execution.broke(broken, WorkerDiedError(f"task {broken.name}: {sentence}"))
-        self._handed_back(list(running.values()))
-
-    def peer_ended(self, life: bytes) -> None:
-        """What it had queued here is void."""
-        self._backlog.pop(life, None)
+        self._handed_back(self._broken.sort_out(running, process.begun(), sentence))
 
     def first_number(self, index: int) -> int:
         """Where the numbers of a worker's own refs begin."""

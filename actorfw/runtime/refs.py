@@ -67,6 +67,15 @@ class Grip:
         self._home.released(self.id)
 
 
+class FreeGrip(Grip):
+    """In the place of a grip for what nobody owns: holds nothing."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        pass
+
+
 if TYPE_CHECKING:
     # asyncio.wait and its kin are typed for Future and nothing else, so to checkers, and to them only, a Reply is one.
     # Covariant like asyncio.Task, for the same reason: nobody who reads values ever sets one.
@@ -409,7 +418,23 @@ class ObjectRef(Reply[T_co]):
                 self._call((waits.ended_callback(fn), context, loop), waits.ENDED)
 
     def _cancelled_elsewhere(self) -> Exception:
-        return TaskCancelledError(f"call {self.id} was cancelled by another task that awaited it")
+        ran = False if getattr(self, "_out", None) is False else None
+        return TaskCancelledError(f"call {self.id} was cancelled by another task that awaited it", ran=ran)
+
+    def never_ran(self) -> None:
+        """It is being cancelled, and what it stands for had not started."""
+        if not hasattr(self, "_out"):  # else the tasks that asked for it are in its place
+            self._out = False
+
+    def accepted(self) -> Reply[None]:
+        """What to await so that memory stays flat: done when the actor has taken the call into its mailbox.
+
+        Done, too, when the call has ended. Of calls of actors made by this node or its workers only.
+
+        Raises:
+            Exception: awaiting it raises what the call ended with if it never got into the mailbox.
+        """
+        return self._home.accepted(self)
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A `concurrent.futures.Future` with the same outcome, for threads and libraries that want one.
@@ -422,7 +447,7 @@ class ObjectRef(Reply[T_co]):
         def done(outcome: ObjectRef[T_co]) -> None:
             try:
                 future.set_result(outcome.result())
-            except Exception as error:
+            except Exception as error:  # the error that it ended with
                 future.set_exception(error)
 
         self.add_done_callback(done)
@@ -450,7 +475,7 @@ class ObjectRef(Reply[T_co]):
         return isinstance(other, ObjectRef) and self._number == other._number and self._owner == other._owner
 
     def __hash__(self) -> int:
-        return hash((self._owner, self._number))
+        return hash(self._number)  # its owner may take a new life
 
     def __repr__(self) -> str:
         return f"<ObjectRef {self.id[-20:]} {('pending', 'ready', 'failed', 'cancelled')[self._state]}>"

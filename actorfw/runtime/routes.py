@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core.windows import Window
 from actorfw.runtime.objects import INLINE_LIMIT, is_large, refs_in
 from actorfw.wire.payload import size_of
 
@@ -18,9 +19,26 @@ if TYPE_CHECKING:
     from actorfw.runtime.refs import ObjectRef, Reply
     from actorfw.values.ids import RefId
 
-__all__ = ["ACKNOWLEDGE", "ActorCall", "Route", "held_ids", "needs_object"]
+__all__ = [
+    "ACKNOWLEDGE",
+    "CALL_BYTES",
+    "IN_QUEUE",
+    "IN_WINDOW",
+    "ActorCall",
+    "Lane",
+    "Route",
+    "held_ids",
+    "needs_object",
+]
 
 ACKNOWLEDGE: Final = -1  # in a tell's credit field: answer when it starts
+
+CALL_BYTES: Final = 700
+"""About what a call that waits at its caller takes beside its arguments: itself, its ref, its places in tables."""
+
+# Where a call counts, at its caller.
+IN_QUEUE: Final = 1  # into the node's outbox
+IN_WINDOW: Final = 2  # into what was sent and has not started
 
 
 class ActorCall:
@@ -31,22 +49,29 @@ class ActorCall:
         "args",
         "caller",
         "cancelled",
+        "counted",
+        "covers",
         "credit",
         "deadline",
         "dep_refs",
         "deps",
         "ending",
+        "group",
         "hold",
         "items",
+        "lane",
         "method",
         "no",
         "num_returns",
         "parent",
         "peer",
         "ref",
+        "repeated",
+        "retries",
         "route",
         "runner",
         "sent",
+        "size",
         "started",
         "stream",
         "tell",
@@ -67,6 +92,9 @@ class ActorCall:
         self.cancelled = False
         self.started = False
         self.sent = False
+        self.covers: tuple[int, int] = (0, 0)  # of a tell: the calls and bytes that its answer stands for
+        self.size = 0  # bytes of the arguments; 0 for scalars, which take next to nothing
+        self.counted = 0
         self.parent = 0
         self.dep_refs: list[ObjectRef[Any]] | None = None
         self.runner: Any = None
@@ -74,48 +102,119 @@ class ActorCall:
         self.items = 0  # of a generator: how many were sent, or at the caller, have come
         self.ending: tuple[int, Any, int] | None = None  # its end, which has overtaken large items
         # At the caller: what is settled by the answer, and what keeps the actor alive until then.
-        self.ref: ObjectRef[Any] | tuple[ObjectRef[Any], ...] | None = None
+        self.ref: Any = None  # a ref, or several; of a tell that waits, the `Reply` that says when it has gone
         self.stream: Any = None
         self.route: Route | None = None
         self.hold: Any = None
+        self.group = ""  # its concurrency group, at its caller
+        self.lane: Lane | None = None
+        self.retries = 0  # further incarnations that it may be sent to if one is lost with it
+        self.repeated = False  # it may have run on one before
 
 
-class Route:
-    """Where this node's calls to one actor go."""
+class Lane(Window):
+    """What one node sent to one of an actor's concurrency groups, and what waits because that group is full."""
+
+    __slots__ = ("dropped", "group", "queue", "route")
+
+    def __init__(self, route: Route, group: str) -> None:
+        super().__init__()
+        self.route = route
+        self.group = group
+        self.queue: deque[ActorCall] | None = None
+        self.dropped = 0
+
+
+_NO_LANES: Final[dict[str, Lane]] = {}  # one for all: a hundred thousand routes have none
+
+
+class Route(Window):
+    """Where this node's calls to one actor go, and how many of them are on their way."""
 
     __slots__ = (
-        "acked",
+        "address",
         "asking",
         "cell",
+        "dropped",
         "ended",
         "id",
         "incarnation",
+        "knocking",
+        "lane_of",
+        "lanes",
+        "lasting",
+        "leaving",
+        "lost",
+        "mixed",
         "peer",
         "queue",
-        "queued_bytes",
+        "returned",
         "target",
         "tells",
         "then",
+        "turns",
         "unconfirmed",
         "waiting",
+        "window_of",
     )
 
     def __init__(self, id: RefId) -> None:
+        super().__init__()
         self.id = id
         self.target = id  # another id where `get_if_exists` found an older actor
         self.cell: Cell | None = None
         self.peer: Peer | None = None
-        self.incarnation = 1
+        self.address = ""  # of the guardian, as far as is known
+        self.incarnation = 1  # where `cell` or `peer` leads
+        self.lasting = False  # if that one is lost, another follows
+        self.lost = 0  # the last one that is known to be over
+        self.leaving = False  # what was sent to that one is still coming back
+        self.returned: deque[ActorCall] | None = None  # what has come back: for the next one, in front of the queue
         self.queue: deque[ActorCall] | None = None
-        self.queued_bytes = 0
+        self.dropped = 0  # calls in the queue that were cancelled
+        # The window of the route is that of calls without a group. The others have their own, at another node.
+        self.lanes: tuple[Lane, ...] = ()
+        self.lane_of = _NO_LANES  # by method
+        self.mixed = False  # calls of all groups wait in the queue, since they wait for a way
+        self.knocking = False  # stands at the door of an actor here
+        self.turns = 0  # calls that it sent in from there
+        self.window_of: Peer | None = None  # whom the counts of the window are about
         # What was sent behind a creation of which it is not known yet whether its host had room.
         self.unconfirmed: list[ActorCall] | None = None
         self.then: list[Callable[[], None]] | None = None  # to be done when what queues has been sent
         self.asking = False
         self.ended: Any = None  # the wire error that every further call gets
-        self.tells = 0
-        self.acked = 0
+        self.tells = 0  # sent to another node
         self.waiting: deque[Reply[None]] | None = None
+
+    def lane(self, group: str, method: str) -> Lane:
+        """The lane of a method's calls."""
+        lane = self.lane_of.get(method)
+        if lane is None:
+            lane = next((lane for lane in self.lanes if lane.group == group), None)
+            if lane is None:
+                lane = Lane(self, group)
+                self.lanes += (lane,)
+            if not self.lane_of:
+                self.lane_of = {}
+            self.lane_of[method] = lane
+        return lane
+
+    def waits(self) -> bool:
+        """Whether calls wait at their caller."""
+        return bool(self.queue or self.returned or any(lane.queue for lane in self.lanes))
+
+    def gather(self) -> None:
+        """There is no way any more, or another: what waited for room in its lane waits for that."""
+        for lane in self.lanes:
+            if lane.queue:
+                if self.queue is None:
+                    self.queue = deque()
+                self.queue.extend(lane.queue)
+                self.dropped += lane.dropped
+                self.mixed = True
+            lane.queue = None
+            lane.dropped = 0
 
 
 def held_ids(args: Any, deps: Any) -> list[RefId] | None:

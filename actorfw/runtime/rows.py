@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["ActorInfo", "ActorState", "Hosts", "NodeRow", "NodeState"]
+__all__ = ["ActorInfo", "ActorRow", "ActorState", "DrainReport", "Hosts", "NodeRow", "NodeState"]
 
 NodeState: TypeAlias = Literal["joining", "up", "stalled", "suspect", "leaving"]
-ActorState: TypeAlias = Literal["starting", "up", "ended"]
+ActorState: TypeAlias = Literal["starting", "up", "restarting", "ended"]
 Hosts: TypeAlias = Literal["all", "own"]
 
 
@@ -52,8 +52,9 @@ class ActorInfo:
         name: its name, or None.
         namespace: of the name, or None.
         class_name: of its class.
-        state: "starting", "up" or "ended".
-        reason: how it ended, one word, or "".
+        state: "starting", "up", "restarting" or "ended".
+        incarnation: which one it is or will be; the first is 1.
+        reason: how it ended, or its last incarnation while it is restarting: one word, or "".
         node_id: of the node that hosts it.
         node: that node's name.
     """
@@ -63,10 +64,74 @@ class ActorInfo:
     namespace: str | None
     class_name: str
     state: ActorState
+    incarnation: int
     reason: str
     node_id: str
     node: str
 
     def as_dict(self) -> dict[str, object]:
         """The row for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorRow:
+    """One actor of the cluster, as its guardian sees it.
+
+    Attributes:
+        id: of the actor.
+        name: its name, or None.
+        namespace: of the name, or None.
+        class_name: of its class.
+        state: "starting", "up" or "restarting".
+        node: name of the node that hosts it.
+        node_id: of that node.
+        restarts: how often it was started again.
+        detached: whether it outlives its creator.
+    """
+
+    id: str
+    name: str | None
+    namespace: str | None
+    class_name: str
+    state: ActorState
+    node: str
+    node_id: str
+    restarts: int
+    detached: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """The row for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """What `actorfw.drain` tells: who took over, and what was given up when the time was over.
+
+    Attributes:
+        node: name of the node that left.
+        heir: id of the node that owns now what others held of it; None if nobody held anything, or nobody took it.
+        seconds: that it took.
+        tasks: that it ran for others, or had submitted, and that were not done.
+        calls: of its own program that were not answered.
+        actors: that ended with it, though somebody had handles.
+        objects: and actors made there that others held, and that nobody took over.
+    """
+
+    node: str
+    heir: str | None
+    seconds: float
+    tasks: int = 0
+    calls: int = 0
+    actors: int = 0
+    objects: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was given up."""
+        return not (self.tasks or self.calls or self.actors or self.objects)
+
+    def as_dict(self) -> dict[str, object]:
+        """The report for JSON."""
         return asdict(self)

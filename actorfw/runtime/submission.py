@@ -11,8 +11,11 @@ import weakref
 from asyncio import events
 from typing import TYPE_CHECKING, Any
 
+from actorfw.runtime.cells import CellContext
 from actorfw.runtime.context import running_call
-from actorfw.runtime.guardians import Guarded
+from actorfw.runtime.groups import BESIDE
+from actorfw.runtime.guarded import Guarded
+from actorfw.runtime.handles import ActorHandle, hash_by_name
 from actorfw.runtime.refs import ObjectRef, Reply
 from actorfw.runtime.routes import ActorCall
 from actorfw.runtime.streams import WINDOW, Stream
@@ -21,7 +24,6 @@ from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.definitions import Definition, MethodInfo
-    from actorfw.runtime.handles import ActorHandle
     from actorfw.runtime.node import Node
 
 __all__ = ["Submission"]
@@ -89,17 +91,23 @@ class Submission:
             node.check_open()
         hashed, recipe = definition.wire(node.codes)
         wire, deps = node.codec.pack_args(args, kwargs)
+        if definition.options.get("detached"):
+            return node.detached.create(definition, hashed, recipe, wire, (args, kwargs))
         assert definition.interface is not None
         interface = node.interfaces.known(definition.interface)
         number = next(node.numbers)
-        actor = Guarded(number, hashed, recipe, interface)
+        made = node.interfaces.handle_class(interface)
+        with node.objects._lock:  # which a rebirth holds while it renames
+            id = (node.life, number)
+            handle = made(node, node.life, number, node.address, interface, node.objects.grip(id))
+            node.objects.intern_handle(handle)
+        name = definition.options.get("name")
+        if name is not None:
+            hash_by_name(handle, definition.options.get("namespace") or node.namespace, name)
+        actor = Guarded(id, hashed, recipe, interface)
         actor.args = wire
         if deps:
             actor.deps = [node.objects.export_ref(ref)[0] for ref in deps]
-        id = (node.life, number)
-        made = node.interfaces.handle_class(interface)
-        handle = made(node, node.life, number, node.address, interface, node.objects.grip(id))
-        node.objects.intern_handle(handle)
         if threading.get_ident() == node.thread:
             node.guardians.enter(actor, definition.options)
         else:
@@ -112,10 +120,14 @@ class Submission:
             node.check_open()
         wire, deps = node.codec.pack_args(args, kwargs)
         call = ActorCall(next(node.numbers), method.name, wire, None)
+        if method.group or method.interleave:
+            call.group = BESIDE if method.interleave else method.group
         if deps:
             call.deps = [node.objects.export_ref(ref)[0] for ref in deps]
         # An actor's handle to itself does not hold it, but a call does.
         call.hold = handle if handle._grip is not None else node.objects.grip((handle._guardian, handle._number))
+        if method.max_task_retries:
+            call.retries = method.max_task_retries
         context = running_call.get()
         if method.timeout is not None:
             call.deadline = node.env.time() + method.timeout
@@ -123,6 +135,8 @@ class Submission:
             deadline = context.deadline
             if deadline is not None and (call.deadline is None or deadline < call.deadline):
                 call.deadline = deadline
+            if type(context) is CellContext and context.cell.id == (handle._guardian, handle._number):
+                node.post(node.deadlocks.calls_itself, context.cell)
         answer: Any
         if method.streams:
             answer = Stream(node, call.no)
@@ -136,13 +150,16 @@ class Submission:
             rest = [ObjectRef[Any](node, node.life, next(node.numbers)) for _ in range(max(0, count - 1))]
             answer = call.ref = (ObjectRef[Any](node, node.life, call.no), *rest)[:count]
         if type(wire) is not list:
-            node.calls.admit(handle._interface.name, size_of(wire))
+            call.size = size_of(wire)
+            node.windows.admit(handle._interface.name, call.size)
         elif not call.no & 63:  # scalars take next to nothing: they are looked at in batches
-            node.calls.admit(handle._interface.name, 0)
+            node.windows.admit(handle._interface.name, 0)
+        grip = handle._grip
+        id = (handle._guardian, handle._number) if grip is None else grip.id
         if threading.get_ident() == node.thread:
-            node.calls.start(call, (handle._guardian, handle._number), handle._address)
+            node.calls.start(call, id, handle._address)
         else:
-            node.post(node.calls.start, call, (handle._guardian, handle._number), handle._address)
+            node.post(node.calls.start, call, id, handle._address)
         return answer
 
     def tell_actor(
@@ -153,16 +170,20 @@ class Submission:
             node.check_open()
         wire, deps = node.codec.pack_args(args, kwargs)
         call = ActorCall(0, method.name, wire, None)
+        if method.group or method.interleave:
+            call.group = BESIDE if method.interleave else method.group
         if deps:
             call.deps = [node.objects.export_ref(ref)[0] for ref in deps]
-        node.calls.admit(handle._interface.name, size_of(wire))
+        if type(wire) is not list:
+            call.size = size_of(wire)
+        node.windows.admit(handle._interface.name, call.size)
         id = (handle._guardian, handle._number)
         if threading.get_ident() == node.thread:
-            return node.calls.tell(call, id, handle._address)
+            return node.windows.tell(call, id, handle._address)
         reply: Reply[None] = Reply(node)
 
         def tell() -> None:
-            node.calls.tell(call, id, handle._address).add_done_callback(lambda done: reply._settle(None))
+            node.windows.tell(call, id, handle._address).add_done_callback(lambda done: reply._settle(None))
 
         node.post(tell)
         return reply

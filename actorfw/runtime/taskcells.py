@@ -7,16 +7,16 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
-from actorfw.runtime import driving
+from actorfw.runtime import driving, heldup
 from actorfw.runtime.cells import ENDED, ENDING, Step
 from actorfw.runtime.context import running_call
 from actorfw.runtime.definitions import MethodInfo, Recipe
-from actorfw.runtime.driving import END, HELD_UP
+from actorfw.runtime.driving import END
 from actorfw.runtime.execution import Credit
+from actorfw.runtime.grouped import Grouped
 from actorfw.runtime.groups import Groups
 from actorfw.runtime.onloop import OnLoop
 from actorfw.runtime.routes import ActorCall
-from actorfw.values.errors import SerializationError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
 
@@ -30,7 +30,7 @@ __all__ = ["TaskCell"]
 logger = logging.getLogger("actorfw.actors")
 
 
-class TaskCell(OnLoop):
+class TaskCell(Grouped, OnLoop):
     """An actor of whose calls several may run, each as a task: `max_concurrency` of them, what their group allows, or
     all of a method that interleaves."""
 
@@ -40,10 +40,6 @@ class TaskCell(OnLoop):
         super().__init__(node, id, incarnation, recipe)
         self._groups = groups
         self._calls: dict[asyncio.Task[None], _Turn] = {}
-
-    @property
-    def depth(self) -> int:
-        return super().depth + len(self._groups)
 
     def running(self) -> Iterable[ActorCall]:
         return [turn.call for turn in self._calls.values()]
@@ -55,18 +51,9 @@ class TaskCell(OnLoop):
         return bool(self._calls or self.waits() or len(self._groups))
 
     def drain(self) -> list[ActorCall | Step]:
+        waiting: list[Any] = super().drain()
         # A future stands for a generator, whose task is among those that run.
-        waiting: list[ActorCall | Step] = [item for item in self._groups.drain() if isinstance(item, ActorCall)]
-        return [*super().drain(), *waiting]
-
-    def enqueue(self, call: ActorCall) -> None:
-        group = self._groups.of(call.method)
-        self._groups.add(group, call)
-        self._start_more(group)
-
-    def wake(self) -> None:
-        for group in self._groups:
-            self._start_more(group)
+        return [item for item in waiting if isinstance(item, (ActorCall, Step))]
 
     def _start_more(self, group: str) -> None:
         if self.instance is None or self.state == ENDED:
@@ -76,14 +63,12 @@ class TaskCell(OnLoop):
             if isinstance(item, ActorCall):
                 if not self._start_call(item, group):
                     groups.leave(group)
+                self.taken(item)  # lets in what stands at the door: that must not start before it
             elif item.done():  # its task was cancelled
                 groups.leave(group)
             else:
                 item.set_result(None)
-        if self._watch is None:
-            head = groups.head(group)
-            if head is not None:
-                self._watch = self.node.env.call_later(HELD_UP, self._look, group, head)
+        self.watch(group)
         if self.state == ENDING:
             self.idle()
 
@@ -105,6 +90,7 @@ class TaskCell(OnLoop):
         task = context.run(self.node.env.create_task, self._run(call, info, ready, turn), name)
         call.runner = task
         self._calls[task] = turn
+        self.node.windows.began(self, call)
         task.add_done_callback(self._ran)
         return True
 
@@ -119,12 +105,7 @@ class TaskCell(OnLoop):
                 return
             if inspect.isawaitable(value):
                 value = await value
-        except SerializationError as error:
-            if info.streams:
-                self.refused(call, error)
-            else:
-                self.raised(call, error)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and the loop is not to end by it
             self.raised(call, error)
         else:
             self.returned(call, value)
@@ -143,7 +124,7 @@ class TaskCell(OnLoop):
         index = 0
         try:
             while (item := await driving.next_item(items)) is not END:
-                self.node.hosting.send_item(call, index, self.node.codec.pack(item, where="item"))
+                self.node.hosting.send_item(call, index, driving.pack_item(self.node.codec, item))
                 index += 1
                 turn.leave()
                 if not await credit.take():
@@ -161,19 +142,24 @@ class TaskCell(OnLoop):
         else:
             self.open_gates()
 
-    def _look(self, group: str, head: Any) -> None:
-        self._watch = None
-        waiting = self._groups.head(group)
-        if waiting is None or self.state == ENDED:
-            return
-        if waiting is head:
-            for task, turn in self._calls.items():
-                if turn.held and turn.group == group:
-                    if turn.call is not self._told:
-                        self._told = turn.call
-                        driving.held_up(self.title, len(self._groups), turn.call.method, task.get_coro())
-                    break
-        self._watch = self.node.env.call_later(HELD_UP, self._look, group, waiting)
+    def held_up(self, group: str, head: Any) -> None:
+        for task, turn in self._calls.items():
+            if turn.held and turn.group == group:
+                where = heldup.place(heldup.frames_of_task(task))
+                self.tell_held_up(turn.call, where, len(self._groups))
+                break
+
+    def held(self, call: ActorCall | None) -> Iterable[tuple[ActorCall, asyncio.Task[Any] | None]]:
+        if call is not None and call.runner in self._calls:
+            return ((call, call.runner),)
+        groups = self._groups
+        if call is not None:
+            group = groups.of(call.method)
+        else:
+            group = next((group for group in groups if groups.head(group) is not None), "")
+        if groups.has_room(group):
+            return ()
+        return [(turn.call, task) for task, turn in self._calls.items() if turn.held and turn.group == group]
 
 
 class _Turn:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.placement import Infeasible, Wait
 from actorfw.runtime.context import milliseconds
+from actorfw.runtime.headofline import HeadOfLine
 from actorfw.runtime.objects import INLINE_LIMIT, refs_in
 from actorfw.runtime.outbox import OVERHEAD, Outbox
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, ObjectRef
+from actorfw.runtime.sentout import SentOut
 from actorfw.runtime.submitted import Queue, Task
 from actorfw.values.errors import (
     ActorFwError,
     DeadlineExceededError,
+    NodeClosedError,
     NodeDiedError,
     TaskCancelledError,
     TaskError,
@@ -43,6 +46,8 @@ logger = logging.getLogger("actorfw.tasks")
 RETRY_FIRST: Final = 0.05
 RETRY_CAP: Final = 5.0
 
+REMEMBERED: Final = 10_000  # further returns of cancelled tasks, by which they may be cancelled again, with force
+
 BOUNCES: Final = 3  # after so many a task waits a moment before it is offered to the same nodes again
 PARKED: Final = 0.1
 
@@ -56,11 +61,13 @@ class Tasks:
         self.outbox = Outbox(node.name, node.config.max_outbox, node.outbound.outbox_bytes)
         self._queues: dict[tuple[Any, ...], Queue] = {}
         self._pump_due = False
-        self._sent: dict[bytes, dict[int, Task]] = {}  # by the peer that runs them
+        self.sent = SentOut()
+        self._line = HeadOfLine(node)
         self._children: dict[
             int, dict[int, None]
         ] = {}  # serial of a running execution -> numbers of its tasks that are open
         self._parts: dict[int, Task] = {}  # by the numbers of further returns
+        self._first: OrderedDict[int, int] = OrderedDict()  # of cancelled tasks, by those numbers: their own
         self.retried = 0
 
     # -- submitting ----------------------------------------------------------------------------------------------------
@@ -144,6 +151,7 @@ class Tasks:
         if first:
             queue.move_to_end(task.no, last=False)
         task.queue = queue
+        task.since = task.since or self.node.env.time()
         self._count(task)
         limit = task.options.get("schedule_timeout")
         if limit is not None and task.schedule_timer is None:
@@ -178,31 +186,23 @@ class Tasks:
             return
         pool = self.node.pool
         pool.pump_children()
-        self.node.guardians.pump()
+        self.node.guardians.placing.pump()
         self.node.hosting.tell_room()
+        if self._line.others_are_due():
+            pool.foreign.pump()
         oldest: Task | None = None
         for queue in list(self._queues.values()):
             while queue:
                 task = next(iter(queue.values()))
                 try:
                     if not self._place(task):
-                        if oldest is None or task.no < oldest.no:
+                        if (oldest is None or task.no < oldest.no) and self._line.could_run_here(task):
                             oldest = task
                         break
-                except Exception as error:
+                except Exception as error:  # whatever it is, the task must not get lost with it
                     self._broken(task, error)
-        self._keep_room(oldest)
-        pool.pump_backlog()
-
-    def _keep_room(self, oldest: Task | None) -> None:
-        """Small tasks that always fit must not starve a large one (PROTOCOLS P7.4)."""
-        node = self.node
-        if oldest is None or not node.ledger.fits_totals(oldest.recipe.shape):
-            node.ledger.unreserve()
-            return
-        before = node.ledger.kept_for
-        if node.ledger.reserve(oldest.recipe.shape, node.env.time()) and before is None:
-            logger.info("room is kept for task %s, which has waited longest: %s", oldest.name, oldest.recipe.shape)
+        self._line.keep_room(oldest)
+        pool.foreign.pump()
 
     @property
     def waiting(self) -> int:
@@ -228,9 +228,15 @@ class Tasks:
         if isinstance(choice, bytes):
             if choice == node.life:
                 return node.execution.try_start(task) and self._placed(task)
-            self._send(task, node.peers.by_life[choice])
+            peer = node.members.peer(choice)
+            if peer is None:
+                return False
+            self._send(task, peer)
             return self._placed(task)
         if isinstance(choice, Infeasible):
+            if choice.final:
+                self._settle(task, m.ERROR, self._out(UnschedulableError(f"task {task.name} can't run: {choice.text}")))
+                return True
             if not task.told_infeasible:
                 task.told_infeasible = True
                 logger.warning("task %s waits: %s", task.name, choice.text)
@@ -250,7 +256,7 @@ class Tasks:
     def _send(self, task: Task, peer: Peer) -> None:
         node = self.node
         task.place = peer
-        self._sent.setdefault(peer.life, {})[task.no] = task
+        self.sent.add(peer.life, task)
         node.outbound.ship(peer, task.hashed, task.recipe.code)
         left = None if task.deadline is None else milliseconds(task.deadline - node.env.time())
         deps = [self._dep_for(dep) for dep in task.deps] if task.deps else None
@@ -281,10 +287,6 @@ class Tasks:
                 if type(out) is not list and not getattr(out, "codes", None):
                     return [dep[0], dep[1], dep[2], out]
         return list(dep)
-
-    def outstanding(self, life: bytes) -> int:
-        """How many of this node's tasks a peer has now."""
-        return len(self._sent.get(life, ()))
 
     def _unschedulable(self, task: Task) -> None:
         task.schedule_timer = None
@@ -324,7 +326,7 @@ class Tasks:
                     task.ending = (state, out, items)
                     self._end_stream(task)
                 else:
-                    self._sent[peer.life].pop(no, None)
+                    self.sent.drop(peer.life, no)
                     self.answered(task, state, out)
             self.pump_soon()
         else:
@@ -337,7 +339,7 @@ class Tasks:
         if task.ending is None or task.received < task.ending[2]:
             return
         assert task.place is not None
-        self._sent[task.place.life].pop(task.no, None)
+        self.sent.drop(task.place.life, task.no)
         state, out, _ = task.ending
         self.answered(task, state, out)
 
@@ -350,7 +352,7 @@ class Tasks:
         task = self.open.get(no)
         if task is None or task.attempt != attempt or task.place is not peer:
             return
-        self._sent[peer.life].pop(no, None)
+        self.sent.drop(peer.life, no)
         task.place = None
         task.bounces += 1
         if task.excluded is None:
@@ -504,12 +506,18 @@ class Tasks:
                 self._force(no, recursive)
             return False
         started = task.place is not None or task.started
+        for ref in task.refs[1:]:
+            self._first[ref._number] = task.no
+            if len(self._first) > REMEMBERED:
+                self._first.popitem(last=False)
         self._close(task)
         self._withdraw(task, force=force, recursive=recursive)
         if mark == CANCELLED:
             for ref in task.refs:
                 if ref._state == PENDING:
                     ref._state = CANCELLED
+                    if not started:
+                        ref.never_ran()
                     ref._fire()
         else:
             error = TaskCancelledError(f"task {task.name} was cancelled", ran=None if started else False)
@@ -518,6 +526,7 @@ class Tasks:
 
     def _force(self, no: int, recursive: bool) -> None:
         # It was cancelled before and may not have obeyed: wherever it still runs, it loses its process now.
+        no = self._first.get(no, no)
         for exe in list(self.node.execution.by_serial.values()):
             if exe.peer is None and exe.no == no:
                 self.node.execution.cancel(exe, force=True, recursive=recursive)
@@ -526,10 +535,9 @@ class Tasks:
 
     def _withdraw(self, task: Task, *, force: bool, recursive: bool) -> None:
         if task.place is not None:
+            task.place.withdraw(m.TASK, task.no)
             task.place.send((m.CANCEL, task.no, force, recursive))
-            sent = self._sent.get(task.place.life)
-            if sent is not None:
-                sent.pop(task.no, None)
+            self.sent.drop(task.place.life, task.no)
             task.place = None
         elif task.started:
             self.node.execution.cancel(task, force=force, recursive=recursive)
@@ -546,7 +554,7 @@ class Tasks:
         """A peer is dead or has left: its attempts are over."""
         never_sent = {(msg[1], msg[6]) for msg in unsent if msg[0] == m.TASK}
         back: list[Task] = []
-        for task in self._sent.pop(life, {}).values():
+        for task in self.sent.take(life):
             if (task.no, task.attempt) in never_sent:
                 back.append(task)
             else:
@@ -554,12 +562,13 @@ class Tasks:
                 self.broke(task, self._out(error))
         self.requeue(back)
 
-    def close(self, error: Exception) -> None:
+    def close(self, error: NodeClosedError) -> None:
         """The node closes: what is pending fails."""
         out = self._out(error)
+        never = self._out(NodeClosedError(str(error), ran=False))
         for task in list(self.open.values()):
             if not task.settled:
-                self._settle(task, m.ERROR, out)
+                self._settle(task, m.ERROR, out if task.place is not None or task.started else never)
         self.outbox.close()
 
     def _out(self, error: Exception) -> Any:

@@ -12,21 +12,22 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
-from actorfw.runtime import driving
-from actorfw.runtime.cells import ENDED, ENDING, STARTING, UP, Cell, CellContext, Step
+from actorfw.runtime import driving, heldup
+from actorfw.runtime.cells import ENDED, ENDING, HOOK_SECONDS, STARTING, UP, CellContext, Step
 from actorfw.runtime.context import running_call
 from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, MethodInfo, Recipe
-from actorfw.runtime.driving import END
+from actorfw.runtime.driving import END, Unsendable
 from actorfw.runtime.execution import Credit
 from actorfw.runtime.exits import ActorExit
+from actorfw.runtime.grouped import Grouped
 from actorfw.runtime.groups import Groups
 from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall
-from actorfw.values.errors import ActorDiedError, SerializationError, TaskError
+from actorfw.values.errors import ActorDiedError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
 
@@ -43,7 +44,7 @@ INTERLEAVED_AT_ONCE: Final = 256
 class _Run(Step):
     """One call while it is in hand: from its start to its answer."""
 
-    __slots__ = ("args", "group", "info", "kwargs", "task")
+    __slots__ = ("args", "group", "info", "kwargs", "task", "thread")
 
     def __init__(self, call: ActorCall, info: MethodInfo, args: Any, kwargs: Any, context: Context, group: str) -> None:
         super().__init__(call, None, context)
@@ -52,12 +53,25 @@ class _Run(Step):
         self.kwargs = kwargs
         self.group = group
         self.task: asyncio.Task[None] | None = None  # on the actor's own loop, if it has one
+        self.thread = 0  # in which it runs, or has run
 
 
-class ThreadCell(Cell):
+class ThreadCell(Grouped):
     """An actor in threads."""
 
-    __slots__ = ("_busy", "_groups", "_hooked", "_loop", "_parked", "_running", "_threads", "aborted", "instance")
+    __slots__ = (
+        "_busy",
+        "_groups",
+        "_hooked",
+        "_limit",
+        "_loop",
+        "_pace",
+        "_parked",
+        "_running",
+        "_threads",
+        "aborted",
+        "instance",
+    )
 
     def __init__(
         self, node: Node, id: RefId, incarnation: int, recipe: Recipe, groups: Groups, *, asynchronous: bool
@@ -70,9 +84,14 @@ class ThreadCell(Cell):
         self._parked: dict[asyncio.Task[None], _Run] = {}  # generators that wait for their consumers
         self._busy = 0  # threads or tasks that run the user's code now
         self._hooked = False  # on_stop runs, or has run
+        self._limit: Any = None  # the timer of what it may take
         self._loop: asyncio.AbstractEventLoop | None = None
         name = f"actorfw {recipe.name}"
-        if asynchronous:
+        self._pace = node.env.pace
+        self._threads = None
+        if self._pace is not None:
+            self._loop = node.loop  # there are no threads here: the node's loop stands for the actor's own
+        elif asynchronous:
             self._loop = asyncio.new_event_loop()
             self._threads = threading.Thread(target=_run_loop, args=(self._loop,), name=name, daemon=True)
             self._threads.start()
@@ -82,7 +101,7 @@ class ThreadCell(Cell):
 
     # -- the threads ---------------------------------------------------------------------------------------------------
 
-    _threads: ThreadPoolExecutor | threading.Thread
+    _threads: ThreadPoolExecutor | threading.Thread | None
 
     def _submit(self, context: Context, make: Callable[[], Coroutine[Any, Any, None]], run: _Run | None = None) -> None:
         """Run a coroutine in the actor's threads; without a loop of its own it is one that never waits."""
@@ -108,6 +127,8 @@ class ThreadCell(Cell):
 
     def _let_go(self) -> None:
         """No more calls: the threads end, those that are in user's code when they get out of it."""
+        if self._threads is None:
+            return
         if self._loop is not None:
             assert isinstance(self._threads, threading.Thread)
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -128,13 +149,15 @@ class ThreadCell(Cell):
 
         async def make() -> None:
             try:
+                if self._pace is not None:
+                    await asyncio.sleep(self._pace(self.recipe.name))
                 instance = actor_class(*args, **kwargs)
                 hook = getattr(instance, "on_start", None)
                 if hook is not None:
                     started = hook()
                     if inspect.isawaitable(started):
                         await self._finish(started)
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything: it is a crash of the actor, not of the node
                 self.node.post(self._not_made, error, then)
             else:
                 self.node.post(self._is_up, instance, then)
@@ -164,22 +187,6 @@ class ThreadCell(Cell):
 
     # -- the mailbox ---------------------------------------------------------------------------------------------------
 
-    @property
-    def depth(self) -> int:
-        return super().depth + len(self._groups)
-
-    def drain(self) -> list[ActorCall | Step]:
-        return [*super().drain(), *self._groups.drain()]
-
-    def enqueue(self, call: ActorCall) -> None:
-        group = self._groups.of(call.method)
-        self._groups.add(group, call)
-        self._start_more(group)
-
-    def wake(self) -> None:
-        for group in self._groups:
-            self._start_more(group)
-
     def _start_more(self, group: str) -> None:
         if self.instance is None or self.state == ENDED:
             return
@@ -189,6 +196,21 @@ class ThreadCell(Cell):
                 self._groups.leave(group)
             else:
                 self._submit(run.context, lambda run=run: self._perform(run), run)  # type: ignore[misc]
+            if not isinstance(item, _Run):
+                self.taken(item)  # lets in what stands at the door: that must not start before it
+        self.watch(group)
+
+    def held_up(self, group: str, head: Any) -> None:
+        parked = {run.call for run in self._parked.values()}
+        for call, run in self._running.items():
+            if run.group == group and call not in parked:
+                task = run.task
+                if task is None:
+                    frames = heldup.frames_of_thread(run.thread)
+                else:
+                    frames = heldup.frames_of_task(task, run.thread)
+                self.tell_held_up(call, heldup.place(frames), len(self._groups))
+                break
 
     def _begin(self, call: ActorCall, group: str) -> _Run | None:
         if call.cancelled:
@@ -207,6 +229,7 @@ class ThreadCell(Cell):
         if info.streams:
             call.credit = Credit(call.credit)
         run = self._running[call] = _Run(call, info, *ready, self._context(call), group)
+        self.node.windows.began(self, call)
         return run
 
     # -- in a thread of the actor's ------------------------------------------------------------------------------------
@@ -215,7 +238,7 @@ class ThreadCell(Cell):
         call = run.call
         try:
             state, out = await self._outcome(run)
-        except BaseException as error:
+        except BaseException as error:  # likewise
             if run.items is not None:
                 await driving.close(run.items)
             self.node.post(self._raised, call, error)
@@ -225,11 +248,15 @@ class ThreadCell(Cell):
     async def _outcome(self, run: _Run) -> tuple[int, Any]:
         """How the call ended, or (0, item) if it is a generator that yielded."""
         call, info = run.call, run.info
+        run.thread = threading.get_ident()
+        if self._pace is not None:
+            await asyncio.sleep(self._pace(f"{self.recipe.name}.{call.method}"))
         if run.items is None:
-            if call.cancelled:
+            instance = self.instance
+            if call.cancelled or instance is None:
                 raise asyncio.CancelledError
             try:
-                value = getattr(self.instance, call.method)(*run.args, **run.kwargs)
+                value = getattr(instance, call.method)(*run.args, **run.kwargs)
             except StopIteration as error:
                 raise _StoppedError(error) from None
             run.args = run.kwargs = None
@@ -240,8 +267,8 @@ class ThreadCell(Cell):
                     if call.num_returns != 1:
                         return m.PARTS, self.node.execution.parts(call.method, value, call.num_returns)
                     return m.VALUE, self.node.codec.pack(value, where="result")
-                except Exception as error:
-                    raise _RefusedError(error) from error
+                except Exception as error:  # whatever keeps it from being sent
+                    raise Unsendable(error) from error
             run.items = value
         if call.credit.closed or call.cancelled:
             call.cancelled = True
@@ -249,10 +276,7 @@ class ThreadCell(Cell):
         item = await driving.next_item(run.items)
         if item is END:
             return m.VALUE, run.index
-        try:
-            return 0, self.node.codec.pack(item, where="item")
-        except Exception as error:
-            raise _RefusedError(error) from error
+        return 0, driving.pack_item(self.node.codec, item)
 
     # -- back on the node's loop ---------------------------------------------------------------------------------------
 
@@ -310,22 +334,24 @@ class ThreadCell(Cell):
                 self.abort()
         elif call.cancelled:
             self.was_cancelled(call)
-        elif isinstance(error, _RefusedError):
-            self._refused(call, error.cause)
+        elif isinstance(error, Unsendable):
+            self.refused(call, error.cause)
         elif call.tell:
-            logger.error("a tell of %s to actor %s raised", call.method, self.title, exc_info=error)
+            self.tell_failed(call, error)
         elif not self.too_late(call, error):
             self.answer(call, m.ERROR, self.out(error, infrastructure=False))
         self._start_more(run.group)
         self.idle()
 
-    def _refused(self, call: ActorCall, error: Exception) -> None:
-        if call.tell:
-            return
-        ours = isinstance(error, (SerializationError, TaskError))
-        if isinstance(error, SerializationError):
-            error.ran = True
-        self.answer(call, m.ERROR, self.out(error, infrastructure=ours))
+    def held(self, call: ActorCall | None) -> Iterable[tuple[ActorCall, asyncio.Task[Any] | None]]:
+        parked = {run.call for run in self._parked.values()}
+        if call is not None and call in self._running:
+            return () if call in parked else ((call, self._running[call].task),)
+        group = self._groups.of(call.method) if call is not None else ""
+        if self._groups.has_room(group):
+            return ()
+        turns = self._running.items()
+        return [(call, run.task) for call, run in turns if run.group == group and call not in parked]
 
     def cancel(self, call: ActorCall) -> None:
         call.cancelled = True
@@ -344,26 +370,16 @@ class ThreadCell(Cell):
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
-    def end(self, how: str) -> None:
-        if self.state == ENDED:
-            return
-        self.reason = how
-        if how == "killed":
-            self.abort()
-            self.finished(how)
-            return
-        self.state = ENDING
-        if how == "owner_died":
-            self.abort()
-        self.idle()
-
-    def abort(self) -> None:
-        """Whatever runs or waits fails now, with the reason; what runs in a thread goes on there, unheard."""
+    def abort(self, *, lost: str = "") -> None:
+        # What runs in a thread goes on there, unheard.
         self.aborted = True
         running, self._running = self._running, {}
         for call, run in running.items():
-            self.answer(call, m.ERROR, self.out(self.died(f" while {call.method} ran", ran=None)))
-            call.cancelled = True
+            if lost:
+                self.node.hosting.lose(self, call, lost)
+            else:
+                self.answer(call, m.ERROR, self.out(self.died(f" while {call.method} ran", ran=None)))
+                call.cancelled = True
             self._cancel_task(run)
         for waiter in list(self._parked):
             waiter.cancel()
@@ -398,29 +414,28 @@ class ThreadCell(Cell):
                 done = hook(self.reason)
                 if inspect.isawaitable(done):
                     await self._finish(done)
-            except Exception:
+            except Exception:  # user code, and nobody waits for it
                 logger.exception("on_stop of actor %s failed", self.title)
             finally:
                 self.node.post(self._stopped)
 
         self._submit(self._context(None), stop)
+        self._limit = self.node.env.call_later(HOOK_SECONDS, self._too_long)
+
+    def _too_long(self) -> None:
+        logger.error("on_stop of actor %s runs on after %g s: it is not waited for", self.title, HOOK_SECONDS)
+        self.finished(self.reason)
 
     def _stopped(self) -> None:
         self._busy -= 1
+        self._limit.cancel()
         self.finished(self.reason)
 
     def finished(self, reason: str, out: Any = None) -> None:
         if self.state != ENDED:
             self._let_go()
         super().finished(reason, out)
-
-
-class _RefusedError(Exception):
-    """What a call gave can't be sent, which is not an exception of the user's."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__()
-        self.cause = cause
+        self.instance = None
 
 
 class _StoppedError(Exception):

@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, GENERATOR
+from actorfw.runtime.driving import pack_item
 from actorfw.wire import messages as m
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Threads:
                 value = self._stream(exe, value)
             elif kind == ASYNC_GENERATOR:
                 value = self._drive(exe, self._async_stream(exe, value))
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything; the thread is the pool's
             post(execution.raised, exe, error)
         else:
             if kind in (GENERATOR, ASYNC_GENERATOR):
@@ -200,7 +201,7 @@ class Threads:
 
     def _send(self, exe: Execution, index: int, item: Any, credit: Credit) -> None:
         credit.spend()
-        self.node.post(self.node.execution.send_item, exe, index, self.node.codec.pack(item))
+        self.node.post(self.node.execution.send_item, exe, index, pack_item(self.node.codec, item))
 
     def cancel(self, exe: Execution) -> None:
         """End a coroutine at its next await, a generator at its next yield; a function can't be interrupted."""

@@ -11,11 +11,20 @@ import platform
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from actorfw.runtime.handles import ActorHandle
+from actorfw.core.bundles import Strategy, shape_of
+from actorfw.runtime.handles import ActorHandle, hash_by_name
 from actorfw.runtime.refs import PENDING, ObjectRef, Reply
-from actorfw.runtime.rows import ActorInfo, NodeRow
-from actorfw.values.errors import ActorDiedError, ActorFwError, ActorNotFoundError, PeerUnreachableError, UsageError
-from actorfw.values.ids import RefId, node_id_of, text_id
+from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
+from actorfw.values.errors import (
+    ActorDiedError,
+    ActorFwError,
+    ActorNotFoundError,
+    PeerLostError,
+    PeerUnreachableError,
+    UsageError,
+)
+from actorfw.values.ids import RefId, is_detached, node_id_of, text_id
+from actorfw.values.scheduling import PlacementGroup
 from actorfw.wire import messages as m
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ __all__ = ["Verbs"]
 
 T = TypeVar("T")
 
+GOODBYE_SECONDS: Final = 2.0  # in which a node that has drained says goodbye, after its report
 STATUS_SECONDS: Final = 2.0  # how long a peer may take to say how it is
 
 
@@ -42,21 +52,37 @@ class Verbs:
             "available_resources": self._available_resources,
             "get_actor": self._get_actor,
             "stop": self._stop,
+            "drain": self._drain,
             "kill": self._kill,
+            "actors": node.actorlist.everywhere,
+            "kill_actor": node.actorlist.kill,
             "info": self._info,
             "status": self._status,
             "wait": self._wait,
+            "placement_group": self._placement_group,
+            "remove_placement_group": self._remove_placement_group,
             "room": self._room,
             "room_at": self._room_at,
         }
+        # Answered without a task each: they may wait for long, or come often.
+        self._direct: dict[str, Callable[..., object]] = {
+            "watch": node.watching.watch,
+            "watch_restarts": self._watch_restarts,
+            "accepted": self._accepted,
+            "events": self._events,
+            "read": node.readings.take,
+        }
         verbs = node.asks.verbs
-        verbs["members"] = lambda peer, payload: node.members.rows_on_wire()
-        verbs["dial_back"] = lambda peer, payload: node.members.dial_back(peer, payload)
         verbs["available"] = lambda peer, payload: node.ledger.available()
-        verbs["pump"] = lambda peer, payload: node.guardians.pump()
+        verbs["pump"] = lambda peer, payload: node.guardians.placing.pump()
+        verbs["remove_placement_group"] = lambda peer, payload: node.bundles.remove(payload)
         verbs["interface"] = self._tell_interface
         verbs["info"] = self._tell_info
         verbs["stop"] = self._stop_for
+        verbs["drain"] = self._drain_for
+        verbs["actors"] = lambda peer, payload: node.actorlist.own()
+        verbs["move"] = lambda peer, id: node.guardians.move((id[0], id[1]))
+        verbs["inherit"] = node.heirs.asked
         verbs["cancel"] = self._cancel_for
         verbs["ready"] = self._when_ready
         verbs["status"] = lambda peer, payload: self.own_status()
@@ -72,6 +98,10 @@ class Verbs:
         return reply
 
     def _begin(self, reply: Reply[Any], verb: str, args: tuple[Any, ...]) -> None:
+        direct = self._direct.get(verb)
+        if direct is not None:
+            direct(reply, *args)
+            return
         fn = self._known.get(verb)
         if fn is None:
             reply._fail(UsageError(f"no request is called {verb!r}"))
@@ -115,7 +145,7 @@ class Verbs:
             reply._settle(await coro)
         except asyncio.CancelledError:
             self._cut_off(reply)
-        except Exception as error:
+        except Exception as error:  # whoever asked is told
             reply._fail(error)
 
     def close(self, error: Exception) -> None:
@@ -138,7 +168,7 @@ class Verbs:
     async def _available_resources(self) -> dict[str, float]:
         node = self.node
         answers: list[Any] = [node.ledger.available()]
-        asked = [node.asks.ask(peer, "available", None) for peer in node.peers.by_life.values()]
+        asked = [node.asks.ask(peer, "available", None) for peer in node.members.peers()]
         answers += await asyncio.gather(*asked, return_exceptions=True)
         total: dict[str, float] = {}
         for answer in answers:
@@ -149,7 +179,7 @@ class Verbs:
 
     async def _status(self) -> list[dict[str, Any]]:
         node = self.node
-        peers = list(node.peers.by_life.values())
+        peers = node.members.peers()
         asked = [asyncio.ensure_future(self._status_of(peer)) for peer in peers]
         return [self.own_status(), *await asyncio.gather(*asked)]
 
@@ -200,6 +230,48 @@ class Verbs:
                 pass  # it has just ended, or is simulated
         return total
 
+    async def _drain(self, target: str | None, timeout: float) -> DrainReport:
+        node = self.node
+        rows = node.members.listing()
+        found = [row for row in rows if row.here if target is None] or [
+            row for row in rows if target in (row.id, row.name, row.address)
+        ]
+        if not found:
+            known = ", ".join(f"{row.name} ({row.id})" for row in rows)
+            raise UsageError(f"no member of the cluster has the name or id {target!r}; there are {known}")
+        if found[0].here:
+            return await node.leaving.leave(timeout)
+        life = next(life for life in node.members.facts if node_id_of(life) == found[0].id)
+        peer = await self._peer(life, found[0].address)
+        if peer is None:
+            raise PeerUnreachableError(f"node {found[0].name} at {found[0].address} can't be reached")
+        report = DrainReport(**await node.asks.ask(peer, "drain", timeout))
+        until = node.env.time() + GOODBYE_SECONDS
+        while life in node.members.facts and node.env.time() < until:  # noqa: ASYNC110  (its goodbye is on its way)
+            await asyncio.sleep(0.01)
+        return report
+
+    def _drain_for(self, peer: Peer, timeout: float) -> Reply[Any]:
+        reply: Reply[Any] = Reply(self.node)
+
+        def done(leaving: asyncio.Future[DrainReport]) -> None:
+            if not leaving.cancelled():
+                reply._settle(leaving.result().as_dict())
+
+        self.node.leaving.leave(timeout).add_done_callback(done)
+        return reply
+
+    # -- answered without a task ---------------------------------------------------------------------------------------
+
+    def _watch_restarts(self, reply: Reply[Any], handle: ActorHandle) -> None:
+        reply._settle(self.node.watching.read(handle))
+
+    def _accepted(self, reply: Reply[None], owner: bytes, number: int) -> None:
+        self.node.windows.accepted(self.node.objects.adopt(owner, number, ""), reply)
+
+    def _events(self, reply: Reply[Any]) -> None:
+        reply._settle(self.node.events.read())
+
     # -- actors --------------------------------------------------------------------------------------------------------
 
     async def _get_actor(self, name: str, namespace: str | None) -> ActorHandle:
@@ -211,9 +283,11 @@ class Verbs:
             there = f"; there are {', '.join(map(repr, listed))}" if listed else ""
             raise ActorNotFoundError(f"no actor is named {name!r} in namespace {where!r}{there}")
         try:
-            return await node.handle_of(entry)
+            handle = await node.handle_of(entry)
         except ActorDiedError as error:
             raise ActorNotFoundError(f"no actor is named {name!r} in namespace {where!r} any more: {error}") from error
+        hash_by_name(handle, where, name)
+        return handle
 
     async def _stop(self, handle: ActorHandle, timeout: float | None) -> None:
         id = (handle._guardian, handle._number)
@@ -226,26 +300,48 @@ class Verbs:
 
     async def _stop_id(self, id: RefId, address: str) -> None:
         node = self.node
-        if id[0] == node.life:
-            reply = node.guardians.end(id[1], "stopped")
-            if reply is not None:
-                await reply
-            return
-        peer = await self._peer(id[0], address)
-        if peer is not None:
-            await node.asks.ask(peer, "stop", id[1])
+        while True:
+            guardian = node.guardian_of(id)
+            if is_detached(guardian):
+                await node.detached.end(id, "stopped")
+                return
+            if guardian == node.life:
+                reply = node.guardians.end(id, "stopped")
+                if reply is not None:
+                    await reply
+                return
+            peer = await self._peer(guardian, node.heirs.where(id[0], address)[1])
+            if peer is None:
+                return
+            try:
+                await node.asks.ask(peer, "stop", list(id))
+                return
+            except PeerLostError:
+                if node.guardian_of(id) == guardian:
+                    raise  # else it has left, and its heir knows
 
-    def _stop_for(self, peer: Peer, number: int) -> Reply[Any] | None:
-        return self.node.guardians.end(number, "stopped")
+    def _stop_for(self, peer: Peer, id: list[Any]) -> Reply[Any] | None:
+        heir = self.node.leaving.now_guards((id[0], id[1]))
+        if heir is not None:
+            return self.node.asks.ask(heir, "stop", id)
+        return self.node.guardians.end((id[0], id[1]), "stopped")
 
     async def _kill(self, handle: ActorHandle) -> None:
+        await self.kill_id((handle._guardian, handle._number), handle._address)
+
+    async def kill_id(self, id: RefId, address: str) -> None:
+        """Kill an actor; `address`: where its creator was."""
         node = self.node
-        if handle._guardian == node.life:
-            node.guardians.end(handle._number, "killed")
+        guardian = node.guardian_of(id)
+        if is_detached(guardian):
+            await node.detached.end(id, "killed")
             return
-        peer = await self._peer(handle._guardian, handle._address)
+        if guardian == node.life:
+            node.guardians.end(id, "killed")
+            return
+        peer = await self._peer(guardian, node.heirs.where(id[0], address)[1])
         if peer is not None:
-            peer.send((m.END, handle._guardian, handle._number, "killed"))
+            peer.send((m.END, *id, "killed", 0))
 
     async def _peer(self, life: bytes, address: str) -> Peer | None:
         found: asyncio.Future[Any] = self.node.env.create_future()
@@ -256,28 +352,31 @@ class Verbs:
     async def _info(self, handle: ActorHandle) -> ActorInfo:
         node = self.node
         number = handle._number
-        if handle._guardian == node.life:
-            found = node.guardians.info(number)
+        guardian = node.guardian_of((handle._guardian, number))
+        if is_detached(guardian):
+            found = await node.detached.info((handle._guardian, number))
+        elif guardian == node.life:
+            found = node.guardians.info((handle._guardian, number))
         else:
-            peer = await self._peer(handle._guardian, handle._address)
-            found = await node.asks.ask(peer, "info", number) if peer is not None else None
+            peer = await self._peer(guardian, node.heirs.where(handle._guardian, handle._address)[1])
+            found = await node.asks.ask(peer, "info", [handle._guardian, number]) if peer is not None else None
         if found is None:
             text = text_id((handle._guardian, number))
             raise ActorDiedError(f"actor {text[-20:]} has ended and is forgotten", reason="unknown", ran=False)
         return ActorInfo(**found)
 
-    def _tell_info(self, peer: Peer, number: int) -> dict[str, Any] | None:
-        return self.node.guardians.info(number)
+    def _tell_info(self, peer: Peer, id: list[Any]) -> dict[str, Any] | None:
+        return self.node.guardians.info((id[0], id[1]))
 
-    def _tell_interface(self, peer: Peer, number: int) -> list[Any]:
-        actor = self.node.guardians.actors.get(number)
+    def _tell_interface(self, peer: Peer, id: list[Any]) -> list[Any]:
+        actor = self.node.guardians.actors.get((id[0], id[1]))
         if actor is None:
             raise ActorDiedError("the actor has just ended", reason="unknown", ran=False)
         return actor.interface.to_wire()
 
-    def _when_ready(self, peer: Peer, number: int) -> Reply[Any]:
+    def _when_ready(self, peer: Peer, id: list[Any]) -> Reply[Any]:
         reply: Reply[Any] = Reply(self.node)
-        ref = self.node.objects.adopt(self.node.life, number, "")
+        ref = self.node.objects.adopt(id[0], id[1], "")
         self.node.objects.when_done(ref, lambda _: reply._settle(None))
         return reply
 
@@ -288,11 +387,28 @@ class Verbs:
     async def _room(self) -> None:
         """A worker has submitted much, and goes on when there is room for more."""
         await self.node.tasks.outbox.ask(Reply(self.node))
-        await self.node.calls.has_room()
+        await self.node.windows.has_room()
 
     async def _room_at(self, guardian: bytes, number: int) -> None:
         """A worker has told an actor much, and goes on when this node's window to it has room."""
-        await self.node.calls.window((guardian, number))
+        await self.node.windows.room_at((guardian, number))
+
+    # -- placement groups ----------------------------------------------------------------------------------------------
+
+    async def _placement_group(
+        self, bundles: list[dict[str, float]], strategy: Strategy, timeout: float | None
+    ) -> PlacementGroup:
+        reply = self.node.bundles.create(list(map(shape_of, bundles)), strategy, timeout)
+        return await reply
+
+    async def _remove_placement_group(self, group: PlacementGroup) -> None:
+        node = self.node
+        if group.owner == node.life:
+            node.bundles.remove(group.number)
+            return
+        peer = await self._peer(group.owner, group.address)
+        if peer is not None:
+            await node.asks.ask(peer, "remove_placement_group", group.number)
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 

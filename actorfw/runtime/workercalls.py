@@ -7,25 +7,28 @@ until it says that its last handle is gone.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.definitions import Interface
-from actorfw.runtime.guardians import Guarded
+from actorfw.runtime.guarded import Guarded
 from actorfw.runtime.objects import refs_in
-from actorfw.runtime.refs import FAILED, READY, ObjectRef
+from actorfw.runtime.refs import FAILED, READY, ObjectRef, Reply
 from actorfw.runtime.routes import ActorCall
 from actorfw.runtime.streams import Stream
 from actorfw.runtime.submitted import Task
 from actorfw.values.errors import ActorFwError
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import Packed, size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.channel import WorkerProcess
     from actorfw.runtime.node import Node
 
 __all__ = ["WorkerCalls"]
+
+
+_READINGS: Final = frozenset(("events", "watch_restarts"))  # the verbs whose answers are the numbers of readings
 
 
 class _Relay(Stream[Any]):
@@ -55,6 +58,9 @@ class WorkerCalls:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.relays: dict[int, _Relay] = {}
+        # What a worker may wait for without end, by its index and request: its watches; and what it reads.
+        self._waits: dict[tuple[int, int], Reply[Any]] = {}
+        self._readings: dict[int, set[int]] = {}
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -96,16 +102,20 @@ class WorkerCalls:
 
     def on_invoke(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A call of an actor's method."""
-        _, number, life, actor, method, args, deps, left, _parent, credit, num_returns, address, *_ = msg
+        _, number, life, actor, method, args, deps, left, _parent, credit, num_returns, address, group, retries = msg
         node = self.node
         call = ActorCall(number, method, node.objects.keep(args), _deps(deps))
+        if type(call.args) is not list:
+            call.size = size_of(call.args)
         call.caller = process.index
+        call.group = group
+        call.retries = retries
         call.deadline = self._deadline(left)
         call.num_returns = num_returns
         id = (life, actor)
         call.hold = node.objects.grip(id)
         if not number:
-            node.calls.tell(call, id, address)
+            node.windows.tell(call, id, address)
             return
         if credit:
             call.credit = credit
@@ -121,10 +131,14 @@ class WorkerCalls:
         node = self.node
         given = node.codec.unpack(options) or {}
         interface = node.interfaces.known(Interface.from_wire(interface_wire))
-        actor = Guarded(number, hashed, node.recipe(hashed), interface)
+        if type(number) is list:
+            detached = (bytes(number[0]), number[1])
+            node.detached.spawned(detached, hashed, node.recipe(hashed), interface, node.objects.keep(args), given)
+            return
+        id = (node.life, number)
+        actor = Guarded(id, hashed, node.recipe(hashed), interface)
         actor.args = node.objects.keep(args)
         actor.deps = _deps(deps)
-        id = (node.life, number)
         node.objects.carry_out(node.objects.ownership.born(id, self._key(process)))
         node.guardians.enter(actor, given)
 
@@ -153,7 +167,7 @@ class WorkerCalls:
             if not with_value and state == READY:
                 out = None
             node.outbound.give_worker(worker, out)
-            worker.send((m.SETTLED, owner, number, state, out))
+            worker.send((m.SETTLED, ref._owner, number, state, out))  # the node may have taken a new life meanwhile
 
         node.objects.when_done(ref, answer)
 
@@ -168,6 +182,7 @@ class WorkerCalls:
         _, number, items = msg
         if items < 0:
             self.relays.pop(number, None)
+            self._readings.get(process.index, set()).discard(number)
             self.node.stream_dropped(number)
         else:
             self.node.stream_credit(number, items)
@@ -190,12 +205,24 @@ class WorkerCalls:
         worker = node.pool.workers.get(process.index)
         if worker is None:
             return
-        reply = node.ask(verb, *node.codec.unpack(node.objects.keep(args)))
+        given = node.codec.unpack(node.objects.keep(args))
+        key = (process.index, request)
+        if verb == "withdraw":
+            waits = self._waits.pop((process.index, given[0]), None)
+            if waits is not None:
+                waits.cancel()
+            return
+        reply = node.ask(verb, *given)
+        if verb == "watch":
+            self._waits[key] = reply
 
         def answer(done: Any) -> None:
+            self._waits.pop(key, None)
+            if verb in _READINGS and done._state == READY:
+                self._readings.setdefault(process.index, set()).add(done._out)
             try:
                 ok, out = True, node.codec.pack(done.result())
-            except Exception as error:
+            except Exception as error:  # the error that it ended with, or a value that can't travel
                 ours = isinstance(error, ActorFwError)
                 ok, out = False, pack_error(node.codec, error, where=node.name, infrastructure=ours)
             node.outbound.give_worker(worker, out)
@@ -204,7 +231,11 @@ class WorkerCalls:
         reply.add_done_callback(answer)
 
     def worker_ended(self, index: int) -> None:
-        """Its streams have no consumer any more."""
+        """Its streams have no consumer any more, and nobody waits for what it asked."""
+        for key in [key for key in self._waits if key[0] == index]:
+            self._waits.pop(key).cancel()
+        for number in self._readings.pop(index, ()):
+            self.node.readings.drop(number)
         for number, relay in list(self.relays.items()):
             if relay._worker.process.index == index:
                 del self.relays[number]

@@ -11,18 +11,23 @@ import os
 from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR, DEF, GENERATOR, Interface, Recipe
 from actorfw.runtime.exits import ActorExit
+from actorfw.runtime.groups import BESIDE
 from actorfw.runtime.handles import ActorHandle
+from actorfw.runtime.heldup import place
+from actorfw.runtime.marks import words_by_group
 from actorfw.runtime.worker.answers import PACKING, PREPARING, Credit
 from actorfw.values.errors import ActorDiedError, DeadlineExceededError, TaskCancelledError, TaskError
 from actorfw.values.ids import RefId, text_id
-from actorfw.wire.messages import CREATED, ENDED, STARTED
+from actorfw.wire.messages import CREATED, ENDED, HANGS, STARTED
 
 if TYPE_CHECKING:
+    from actorfw.core.renaming import Renaming
     from actorfw.runtime.worker.child import Worker
 
 __all__ = ["Actor", "Call"]
@@ -39,8 +44,8 @@ class Call:
         index: items that it has sent, if it is a generator.
         items: the generator, once it has been made.
         cancelling: its task was cancelled from outside, so a CancelledError in it is not the user's own.
-        packing: an item of it is on its way out.
         parked: it waits between two steps for its consumer.
+        thread: in which it runs, where that is not the main thread.
         ended: it has been answered, so nothing more is said about it.
     """
 
@@ -61,10 +66,10 @@ class Call:
         "name",
         "no",
         "origin",
-        "packing",
         "parked",
         "parts",
         "started",
+        "thread",
     )
 
     def __init__(self, actor: Actor, message: list[Any]) -> None:
@@ -87,7 +92,7 @@ class Call:
         self.context: Context | None = None
         self.started = False
         self.parked = False
-        self.packing = False
+        self.thread = 0
         self.cancelling = False
         self.ended = False
 
@@ -106,16 +111,19 @@ class Actor:
     """
 
     def __init__(self, worker: Worker, message: list[Any], recipe: Recipe) -> None:
-        _, id, incarnation, hashed, args, deps, interface, gpus = message
+        _, id, incarnation, hashed, args, deps, interface, gpus, lasting = message
         self.worker = worker
         self.id: RefId = (id[0], id[1])
         self.incarnation: int = incarnation
+        self.lasting: bool = lasting
         self.recipe = recipe
         self.interface = Interface.from_wire(interface)
         self.methods = self.interface.methods
         self.name = recipe.name
         self.instance: Any = None
         self.gpus: tuple[int, ...] = tuple(gpus or ())
+        self._groups = recipe.groups
+        self._words = words_by_group(recipe.groups)
         self.calls: dict[int, Call] = {}
         self._hashed: bytes = hashed
         self._arguments = (args, deps)
@@ -136,7 +144,7 @@ class Actor:
             del self._arguments
             stage = PACKING
             self.instance = actor_class(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything: the node is told, and the process ends
             self.could_not_start(error, ours=stage == PREPARING)
 
     def could_not_start(self, error: BaseException, *, ours: bool = False) -> NoReturn:
@@ -201,7 +209,7 @@ class Actor:
             args = call.args
             if type(args) is not list or (args and type(args[0]) is bytes):
                 call.args, call.kwargs = self.worker.answers.arguments(args, call.deps)
-        except BaseException as error:
+        except BaseException as error:  # unpickling runs user code; the caller is told
             self.raised(call, error, PREPARING)
             return False
         call.fn = fn
@@ -237,6 +245,12 @@ class Actor:
         context.run(running_call.set, known)
         return context
 
+    def reborn(self, renaming: Renaming) -> None:
+        """The node has a new life."""
+        self.id = renaming.id(self.id)
+        if self._handle is not None:
+            self._handle._guardian = self.id[0]
+
     def handle(self) -> ActorHandle:
         """The actor's handle to itself, which does not keep it alive."""
         if self._handle is None:
@@ -251,6 +265,29 @@ class Actor:
         if not call.started:
             call.started = True
             self.worker.line.outbox.append((STARTED, call.no))
+            if self.lasting:
+                with self.worker.line.lock:
+                    self.noted(call.no, self.group_of(call))
+
+    def noted(self, no: int, group: str) -> None:
+        """If the process dies from now on, the next incarnation is not given this call. The calls of a group are noted
+        in their order."""
+        word = self._words.get(group)
+        marks = self.worker.marks
+        if marks is None or word is None:
+            self.worker.line.outbox.append((STARTED, no))
+            self.worker.line.flush()
+        elif no > marks[word]:  # threads may begin in another order than their calls
+            marks[word] = no
+
+    def group_of(self, call: Call) -> str:
+        """The concurrency group that a call runs in."""
+        info = self.methods.get(call.method)
+        if info is None:
+            return ""
+        if info.interleave:
+            return BESIDE
+        return info.group if info.group in self._groups else ""
 
     def returned(self, call: Call, value: Any) -> None:
         """It has ended with a value."""
@@ -258,14 +295,12 @@ class Actor:
             self.worker.finish_lines()
             try:
                 self.worker.answers.value(call.no, call.name, value, call.parts)
-            except BaseException as error:
+            except BaseException as error:  # pickling runs user code; the caller is told
                 self.worker.answers.raised(call.no, call.name, error, PACKING)
 
     def yielded(self, call: Call, item: Any) -> None:
         """A generator has an item for its consumer."""
-        call.packing = True
         self.worker.answers.item(call.no, call.index, item, call.credit)
-        call.packing = False
         call.index += 1
 
     def streamed(self, call: Call) -> None:
@@ -287,7 +322,7 @@ class Actor:
             late = DeadlineExceededError(f"{call.name} did not end within its timeout", ran=None)
             self.worker.answers.failed(call.no, late)
         else:
-            self.worker.answers.raised(call.no, call.name, error, PACKING if call.packing else stage)
+            self.worker.answers.raised(call.no, call.name, error, stage)
 
     def cancelled(self, call: Call) -> None:
         """It was cancelled."""
@@ -318,6 +353,24 @@ class Actor:
     def on_cancel(self, no: int) -> None:
         """A call is to be cancelled. Likewise."""
         raise NotImplementedError
+
+    def on_hangs(self, message: list[Any]) -> None:
+        """Calls wait for long: say which one holds them up, and where. Likewise."""
+        no, frames = self.hanging(message[1])
+        self.worker.line.outbox.append((HANGS, no, place(frames)))
+        self.worker.line.flush()
+
+    def hanging(self, begun: list[int]) -> tuple[int, list[FrameType]]:
+        """The call that holds others up, and where it is; `begun`: those that come into question."""
+        raise NotImplementedError
+
+    def in_hand(self, begun: list[int]) -> Call | None:
+        """The first of these calls that holds its turn."""
+        for no in begun:
+            call = self.calls.get(no)
+            if call is not None and not call.parked:
+                return call
+        return None
 
     def on_credit(self, message: list[Any]) -> None:
         """The consumer of a generator took items. Under the line's lock."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.exits import Interrupted
 from actorfw.runtime.refs import ObjectRef
 from actorfw.values.errors import ActorFwError, SerializationError, TaskCancelledError, TaskError
@@ -102,8 +103,12 @@ class Answers:
         self._outbox.append((RESULT, no, PARTS, outs, None))
 
     def item(self, no: int, index: int, item: Any, credit: Credit) -> None:
-        """A generator yielded."""
-        out = self._codec.pack(item, where="item")
+        """A generator yielded.
+
+        Raises:
+            Unsendable: the item can't be sent.
+        """
+        out = pack_item(self._codec, item)
         self._worker.ship_with(out)
         self._outbox.append((ITEM, no, index, out))
         with self._lock:
@@ -111,6 +116,8 @@ class Answers:
 
     def raised(self, no: int, name: str, error: BaseException, stage: int) -> None:
         """A call ended with an exception, the user's or ours."""
+        if isinstance(error, Unsendable):
+            error, stage = error.cause, PACKING
         if isinstance(error, Interrupted):
             self.failed(no, TaskCancelledError(f"{name} was cancelled while it ran"))
         elif isinstance(error, ArgumentError):

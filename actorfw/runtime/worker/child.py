@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from actorfw.core.renaming import Renaming
 from actorfw.runtime import current
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, ActorDefinitions, MethodInfo, Recipe
@@ -40,6 +41,7 @@ from actorfw.wire.code import CodeTable
 from actorfw.wire.codec import Codec
 from actorfw.wire.messages import (
     ANSWER,
+    AWAITS,
     BLOB,
     BLOCKED,
     CALL,
@@ -48,7 +50,9 @@ from actorfw.wire.messages import (
     CREATED,
     CREDIT,
     END,
+    HANGS,
     ITEM,
+    REBORN,
     RESULT,
     SETTLED,
     STOP,
@@ -63,9 +67,9 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "main"]
 
 
-def main(channel: socket.socket, index: int, settings: dict[str, Any]) -> NoReturn:
+def main(channel: socket.socket, index: int, settings: dict[str, Any], marks: memoryview | None) -> NoReturn:
     """Be worker process `index` of a node, to the end."""
-    worker = Worker(channel, index, settings)
+    worker = Worker(channel, index, settings, marks)
     current.register(worker)
     os.register_at_fork(after_in_child=worker.forked_by_user)
     worker.interrupts.install()
@@ -82,13 +86,16 @@ class Worker:
         busy: whether the main thread is running what a message asked for.
         steps: how many messages it has run.
         awaited: refs that a loop or callback of the running task waits for.
+        marks: where it notes what it starts (`runtime.marks`), if its node has given it such a place.
     """
 
-    def __init__(self, channel: socket.socket, index: int, settings: dict[str, Any]) -> None:
+    def __init__(self, channel: socket.socket, index: int, settings: dict[str, Any], marks: memoryview | None) -> None:
         self.index = index
+        self.marks = marks
         self.life: bytes = settings["life"]
         self.node_id: str = settings["node_id"]
         self.address: str = settings.get("address", "")
+        self.namespace: str = settings.get("namespace", "default")
         self.open = True
         self.loop: asyncio.AbstractEventLoop | None = None
         self.label = ""
@@ -129,6 +136,7 @@ class Worker:
         line.on(ITEM, self.verbs.on_item)
         line.on(RESULT, self.verbs.on_result)
         line.on(CREDIT, self._on_credit)
+        line.on(REBORN, self._on_reborn)
         line.on(CANCEL, self._on_cancel)
 
     # -- the main thread -----------------------------------------------------------------------------------------------
@@ -180,6 +188,7 @@ class Worker:
             return
         self.line.on(CALL, actor.on_call)
         self.line.on(END, actor.on_end)
+        self.line.on(HANGS, actor.on_hangs)
         self.line.inbox.append(message)
 
     def _create(self, message: list[Any]) -> None:
@@ -200,9 +209,17 @@ class Worker:
         if self.actor is not None:
             self.actor.on_credit(message)
             return
-        credit = self.tasks.credits.get(message[1])
-        if credit is not None:
-            credit.add(message[2])
+        self.tasks.on_credit(message[1], message[2])
+
+    def _on_reborn(self, message: list[Any]) -> None:
+        old, self.life = message[1:]
+        renaming = Renaming(old, self.life)
+        self.objects.reborn(renaming)
+        self.verbs.reborn(renaming)
+        self.awaited = set(map(renaming.id, self.awaited))
+        if self.actor is not None:
+            self.actor.reborn(renaming)
+        self.line.outbox.append((REBORN, *message[1:]))
 
     def _on_cancel(self, message: list[Any]) -> None:
         if self.actor is not None:
@@ -380,6 +397,9 @@ class Worker:
         with self.interrupts.shield:
             self.verbs.cancel(ref, force=force, recursive=recursive)
 
+    def accepted(self, ref: ObjectRef[Any]) -> Reply[None]:
+        return self.ask("accepted", ref._owner, ref._number)
+
     def watch(self, refs: Sequence[ObjectRef[Any]], fn: Callable[[ObjectRef[Any]], object]) -> None:
         with self.interrupts.shield:
             self.verbs.watch(refs, fn)
@@ -404,7 +424,19 @@ class Worker:
                 if isinstance(reply, ObjectRef) and reply._state == PENDING and reply._lazy:
                     reply._lazy = False
                     self.objects.fetch(reply)
-        return self.wait_for(done, timeout)
+        serial = self.interrupts.running if timeout is None and self.actor is not None else 0
+        if not serial or not self.interrupts.on_main():
+            return self.wait_for(done, timeout)
+        waits = [[ref._owner, ref._number] for ref in waiting if isinstance(ref, ObjectRef)]
+        if len(waits) == len(waiting):
+            self.line.outbox.append((AWAITS, serial, waits))
+        try:
+            return self.wait_for(done, timeout)
+        finally:
+            self.line.outbox.append((AWAITS, serial, []))
+
+    def descriptors(self) -> list[int]:
+        return []  # a worker's end is told by the zygote, whoever else has its line open
 
     def call_context(self) -> CallContext | None:
         return running_call.get() or self.tasks.call_context()

@@ -23,6 +23,7 @@ class Interrupts:
     """What is running on the main thread, and which calls are to end.
 
     Attributes:
+        main: ident of the main thread.
         running: number of the call whose code is running on the main thread, 0 for none.
         poked: a signal came when it could not be acted upon.
         cancelled: calls that were cancelled and have not ended.
@@ -32,7 +33,7 @@ class Interrupts:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._main = threading.get_ident()
+        self.main = threading.get_ident()
         self.running = 0
         self.poked = False
         self.cancelled: set[int] = set()
@@ -46,7 +47,7 @@ class Interrupts:
 
     def on_main(self) -> bool:
         """Whether this is the main thread."""
-        return threading.get_ident() == self._main
+        return threading.get_ident() == self.main
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.poked = True
@@ -99,7 +100,7 @@ class Interrupts:
         self.cancelled.add(no)
         if no == self.running and not self.on_main():
             # The signal of the node may have come before this was read.
-            signal.pthread_kill(self._main, signal.SIGINT)
+            signal.pthread_kill(self.main, signal.SIGINT)
 
     def after_fork(self) -> None:
         """In a process that user code forked: SIGINT means what it always means."""

@@ -209,6 +209,7 @@ class Line:
     def abandon(self) -> None:
         """In a process that user code forked: this is not its connection."""
         self._channel.close()
+        self.inbox.clear()
 
 
 def _nothing() -> None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections import deque
 from contextlib import nullcontext
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from actorfw.runtime.context import running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR
+from actorfw.runtime.driving import END, next_item
 from actorfw.runtime.exits import ActorExit
+from actorfw.runtime.heldup import frames_of_task
 from actorfw.runtime.worker.actor import Actor, Call
 from actorfw.runtime.worker.answers import RUNNING
 
@@ -41,6 +45,7 @@ class LoopActor(Actor):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._hooks: set[asyncio.Task[None]] = set()
+        self._thread = threading.main_thread().ident
 
     def start(self) -> None:
         """Make the instance inside the loop, and stay in the loop to the end."""
@@ -57,7 +62,7 @@ class LoopActor(Actor):
         if hook is not None:
             try:
                 await _finished(hook())
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything: the node is told, and the process ends
                 self.could_not_start(error)
         limits = {"": self.recipe.max_concurrency, **self.recipe.groups}
         self._turns = {group: asyncio.Semaphore(limit) for group, limit in limits.items()}
@@ -86,6 +91,13 @@ class LoopActor(Actor):
             self.cancelled(call)
         else:
             self._loop.call_soon_threadsafe(self._cancel, call)
+
+    def hanging(self, begun: list[int]) -> tuple[int, list[FrameType]]:
+        call = self.in_hand(begun)
+        task = self._tasks.get(call.no) if call is not None else None
+        if call is None or task is None:
+            return 0, []
+        return call.no, frames_of_task(task, self._thread)
 
     def on_end(self, message: list[Any]) -> None:
         if self._loop is not None:
@@ -150,7 +162,7 @@ class LoopActor(Actor):
                 self.streamed(call)
             else:
                 self.returned(call, value)
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and gets it back as an answer
             if isinstance(error, asyncio.CancelledError) and call.cancelling:
                 self.cancelled(call)
             else:
@@ -167,15 +179,17 @@ class LoopActor(Actor):
         credit = call.credit
         credit.wake = lambda: loop.call_soon_threadsafe(room.set)
         try:
-            while item is not _END:
+            while item is not END:
                 self.yielded(call, item)
                 self._flush_soon()
                 await asyncio.sleep(0)  # a generator that never suspends must not keep the loop
+                call.parked = True
                 while not credit.room():
                     room.clear()
                     if not credit.room():
                         await room.wait()
                 async with turn:
+                    call.parked = False
                     item = await _step(call, items)
         finally:
             if call.kind == ASYNC_GENERATOR:
@@ -188,7 +202,7 @@ class LoopActor(Actor):
         if hook is not None:
             try:
                 await _finished(hook(reason))
-            except BaseException as error:
+            except BaseException as error:  # likewise
                 self.stop_failed(error)
         self.gone(reason)
 
@@ -202,17 +216,11 @@ class LoopActor(Actor):
         self.worker.line.flush()
 
 
-_END: Final = object()
-
-
 async def _step(call: Call, items: Any) -> Any:
-    """The next item of a generator, or _END when it or its consumer has none left to ask for."""
+    """The next item of a generator, or END when it or its consumer has none left to ask for."""
     if call.credit.closed:
-        return _END
-    try:
-        return await anext(items) if call.kind == ASYNC_GENERATOR else next(items)
-    except (StopIteration, StopAsyncIteration):
-        return _END
+        return END
+    return await next_item(items)
 
 
 async def _finished(value: Any) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.handles import ActorHandle, Interfaces
-from actorfw.runtime.refs import Grip, ObjectRef
-from actorfw.values.ids import RefId, WireRef
+from actorfw.runtime.refs import FreeGrip, Grip, ObjectRef
+from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids
 from actorfw.wire.messages import FETCH, RELEASE, VALUE
 from actorfw.wire.payload import Packed
 
 if TYPE_CHECKING:
+    from actorfw.core.renaming import Renaming
     from actorfw.runtime.definitions import Interface
     from actorfw.runtime.worker.child import Worker
 
@@ -46,10 +47,13 @@ class WorkerObjects:
         self.on_ready: dict[RefId, list[Callable[[], object]]] = {}  # who wants to know that there is an outcome
         self.own: set[RefId] = set()  # pending, submitted here, known to nobody else but the node
         self._pinned: list[Any] = []
+        self._lives: list[Renaming] = []
 
     # -- holding -------------------------------------------------------------------------------------------------------
 
     def grip(self, id: RefId) -> Grip:
+        if is_detached(id[0]):
+            return FreeGrip(self._worker, id)
         with self._lock:
             grip = self._grips.get(id)
             if grip is None:
@@ -76,7 +80,8 @@ class WorkerObjects:
         if type(wire) is list and wire and type(wire[0]) is bytes and wire[2]:
             packed = Packed.from_wire(wire)
             packed.hold = [self.grip((owner, number)) for owner, number, _ in packed.refs]
-            self._taken += 1
+            if owned_ids(packed.refs):
+                self._taken += 1
             return packed
         return wire
 
@@ -134,6 +139,28 @@ class WorkerObjects:
         wire = (handle._guardian, handle._number, handle._address or self._worker.address)
         return wire, handle._interface, handle._grip or self.grip(id)
 
+    def reborn(self, renaming: Renaming) -> None:
+        """The node has a new life. Under the lock."""
+        self._lives.append(renaming)
+        for id, grip in [*self._grips.items()]:
+            del self._grips[id]
+            grip.id = renaming.id(id)
+            self._grips[grip.id] = grip
+        for id, ref in [*self._refs.items()]:
+            del self._refs[id]
+            ref._owner = renaming.life(id[0])
+            self._refs[ref._owner, id[1]] = ref
+        for id, handle in [*self._handles.items()]:
+            del self._handles[id]
+            handle._guardian = renaming.life(id[0])
+            self._handles[handle._guardian, id[1]] = handle
+        self._deps = {renaming.id(id): dep for id, dep in self._deps.items()}
+        self._asked = {renaming.id(id): flags for id, flags in self._asked.items()}
+        self.on_ready = {renaming.id(id): fns for id, fns in self.on_ready.items()}
+        self.own = set(map(renaming.id, self.own))
+        for _ in range(len(self._released)):  # others may append meanwhile
+            self._released.append(renaming.id(self._released.popleft()))
+
     # -- values --------------------------------------------------------------------------------------------------------
 
     def fetch(self, ref: ObjectRef[Any], *, with_value: bool = True) -> None:
@@ -176,10 +203,23 @@ class WorkerObjects:
             ref._fail(out)
         self._worker.settled(ref)
 
+    def _renamed(self, id: RefId) -> RefId:
+        """What an id has become that a waiting task names as it was when the task came."""
+        for since in range(len(self._lives)):
+            now = id
+            for renaming in self._lives[since:]:
+                now = renaming.id(now)
+            if now in self._deps:
+                return now
+        return id
+
     def dep(self, id: RefId) -> ObjectRef[Any]:
         """The ref of an argument whose value came ahead of its task, which takes it now."""
         with self._lock:
             found = self._deps.get(id)
+            if found is None and self._lives:
+                id = self._renamed(id)
+                found = self._deps.get(id)
             if found is None:
                 return self.adopt(id[0], id[1], "")
             ref, tasks = found

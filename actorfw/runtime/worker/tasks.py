@@ -35,6 +35,7 @@ class Tasks:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._line = worker.line
+        self._marks = worker.marks
         self._outbox = worker.line.outbox
         self._interrupts = worker.interrupts
         self._answers = worker.answers
@@ -42,6 +43,7 @@ class Tasks:
         self._cwd: str | None = None
         self._runner: asyncio.Runner | None = None
         self.credits: dict[int, Credit] = {}
+        self._early: dict[int, int] = {}  # credit of generators that wait for their turn here
         self.current: list[Any] | None = None  # the TASK message that is running
         self._context: tuple[list[Any], CallContext] | None = None
         self.started = 0
@@ -87,13 +89,33 @@ class Tasks:
         if credit is not None and credit.wake is not None:
             credit.wake()
 
+    def on_credit(self, no: int, items: int) -> None:
+        """The consumer of a generator took items, perhaps of the attempt before. Under the line's lock."""
+        credit = self.credits.get(no)
+        if credit is not None:
+            credit.add(items)
+        else:
+            self._early[no] = self._early.get(no, 0) + items
+
+    def _credit(self, no: int, items_ahead: int) -> Credit:
+        with self._interrupts.shield, self._line.lock:
+            credit = self.credits[no] = Credit(items_ahead + self._early.pop(no, 0))
+        return credit
+
+    def _forget_credit(self) -> None:
+        """What came too late for a generator that has ended, or was interrupted before it began."""
+        with self._line.lock:
+            self.credits.clear()
+            waiting = {message[1] for message in self._line.inbox if message[0] == TASK}
+            self._early = {no: items for no, items in self._early.items() if no in waiting}
+
     def _name_of(self, message: list[Any]) -> str:
         known = self._known.get(message[2])
         if known is not None:
             return known[2]
         try:
             return Recipe.from_blob(self._worker.codes.get(message[2])).name
-        except Exception:
+        except Exception:  # a name for a message, of code that can't be read
             return text_id(message[9])
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -104,6 +126,11 @@ class Tasks:
         interrupts = self._interrupts
         worker = self._worker
         self.started += 1
+        # The answers to those before it may still be here, so a sudden end would leave in doubt which one was last.
+        if self._marks is not None:
+            self._marks[0] = no
+        elif self._outbox:
+            self._line.flush()
         self.current = message
         name = "task"
         stage = PREPARING
@@ -136,13 +163,15 @@ class Tasks:
                 if worker.stdout.unfinished or worker.stderr.unfinished:
                     worker.finish_lines()
                 self._answers.value(no, name, value, num_returns)
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything, and gets it back as an answer
                 interrupts.running = 0
                 self._ended_with(no, name, error, stage)
         except Interrupted as error:  # it came while another exception was on its way
             self._ended_with(no, name, error, stage)
         self.current = None
         self._context = None
+        if self._early or self.credits:
+            self._forget_credit()
         if interrupts.cancelled:
             interrupts.cancelled.discard(no)
         if gpus:
@@ -238,7 +267,7 @@ class Tasks:
                 runner.run(_gathered(left))
 
     def _run_generator(self, no: int, items: Generator[Any, Any, Any], items_ahead: int) -> int:
-        credit = self.credits[no] = Credit(items_ahead)
+        credit = self._credit(no, items_ahead)
         context = Context()
         count = 0
         try:
@@ -274,7 +303,7 @@ class Tasks:
     def _run_async_generator(self, no: int, items: AsyncGenerator[Any, Any], items_ahead: int) -> Any:
         async def run() -> int:
             loop = asyncio.get_running_loop()
-            credit = self.credits[no] = Credit(items_ahead)
+            credit = self._credit(no, items_ahead)
             room = asyncio.Event()
             credit.wake = lambda: loop.call_soon_threadsafe(room.set)
             count = 0

@@ -7,11 +7,14 @@ call. A step that has no credit stands nowhere until its consumer has taken item
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.exits import ActorExit, Interrupted
+from actorfw.runtime.heldup import frames_of_thread
 from actorfw.runtime.worker.actor import Actor, Call
 from actorfw.runtime.worker.answers import RUNNING
 from actorfw.wire.messages import CALL, END
@@ -25,23 +28,45 @@ __all__ = ["SerialActor", "ThreadedActor"]
 _INTERLEAVED_AT_ONCE: Final = 256
 
 
-class SerialActor(Actor):
-    """One call at a time, on the main thread: it can be interrupted, and needs no other thread."""
+class _Plain(Actor):
+    """What begins and ends on the main thread."""
 
-    def start(self) -> None:
-        """Make the instance on the main thread."""
-        worker = self.worker
-        worker.turn(CALL, self._turn)
-        worker.turn(END, self._end_turn)
+    def _begin(self) -> None:
+        self.worker.turn(END, self._end_turn)
         context = self.own_context()
         context.run(self.make)
         hook = self.hook("on_start")
         if hook is not None:
             try:
                 context.run(hook)
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything: the node is told, and the process ends
                 self.could_not_start(error)
         self.is_up()
+
+    def on_end(self, message: list[Any]) -> None:
+        self.worker.line.inbox.append(message)
+
+    def _end_turn(self, message: list[Any]) -> None:
+        self._stop(message[3])
+
+    def _stop(self, reason: str) -> None:
+        hook = self.hook("on_stop")
+        if hook is not None:
+            try:
+                self.own_context().run(hook, reason)
+            except BaseException as error:  # likewise
+                self.stop_failed(error)
+        self.gone(reason)
+
+
+class SerialActor(_Plain):
+    """One call at a time, on the main thread: it can be interrupted, and needs no other thread."""
+
+    def start(self) -> None:
+        """Make the instance on the main thread."""
+        worker = self.worker
+        worker.turn(CALL, self._turn)
+        self._begin()
 
     def on_call(self, message: list[Any]) -> None:
         call = self.arrived(message)
@@ -49,8 +74,8 @@ class SerialActor(Actor):
             call.credit.wake = lambda: self._wake(call)
         self.worker.line.inbox.append([CALL, call])
 
-    def on_end(self, message: list[Any]) -> None:
-        self.worker.line.inbox.append(message)
+    def hanging(self, begun: list[int]) -> tuple[int, list[FrameType]]:
+        return self.worker.interrupts.running, frames_of_thread(self.worker.interrupts.main)
 
     def on_cancel(self, no: int) -> None:
         call = self.calls.get(no)
@@ -73,8 +98,11 @@ class SerialActor(Actor):
     def _turn(self, message: list[Any]) -> None:
         """One call to its end, or one step of a generator. On the main thread."""
         call: Call = message[1]
-        if call.items is None and not self.prepare(call):
-            return
+        if call.items is None:
+            if not self.prepare(call):
+                return
+            if self.lasting:
+                self.noted(call.no, "")
         interrupts = self.worker.interrupts
         try:
             try:
@@ -88,7 +116,7 @@ class SerialActor(Actor):
                     value = call.context.run(call.fn, *call.args, **call.kwargs)
                     interrupts.running = 0
                     self.returned(call, value)
-            except BaseException as error:
+            except BaseException as error:  # user code may raise anything, and gets it back as an answer
                 interrupts.running = 0
                 self._raised(call, error)
         except Interrupted as error:  # it came while another exception was on its way
@@ -118,20 +146,8 @@ class SerialActor(Actor):
         if cancelled:
             raise Interrupted
 
-    def _end_turn(self, message: list[Any]) -> None:
-        self._stop(message[3])
 
-    def _stop(self, reason: str) -> None:
-        hook = self.hook("on_stop")
-        if hook is not None:
-            try:
-                self.own_context().run(hook, reason)
-            except BaseException as error:
-                self.stop_failed(error)
-        self.gone(reason)
-
-
-class ThreadedActor(Actor):
+class ThreadedActor(_Plain):
     """Several calls at a time, in threads: `max_concurrency` of them, or what its group allows; interleaved ones
     beside all others.
 
@@ -149,16 +165,7 @@ class ThreadedActor(Actor):
     def start(self) -> None:
         """Make the instance on the main thread, which then only reads."""
         worker = self.worker
-        worker.turn(END, self._end_turn)
-        context = self.own_context()
-        context.run(self.make)
-        hook = self.hook("on_start")
-        if hook is not None:
-            try:
-                context.run(hook)
-            except BaseException as error:
-                self.could_not_start(error)
-        self.is_up()
+        self._begin()
         with worker.line.lock:
             self._up = True
             for group in self._queues:
@@ -198,6 +205,7 @@ class ThreadedActor(Actor):
     def _run(self, call: Call, group: str | None) -> None:
         """One call to its end, or one step of a generator. In a thread."""
         worker = self.worker
+        call.thread = threading.get_ident()
         more = False
         try:
             if call.items is not None or self.prepare(call):
@@ -209,7 +217,7 @@ class ThreadedActor(Actor):
                     assert call.fn is not None
                     assert call.context is not None
                     self.returned(call, call.context.run(call.fn, *call.args, **call.kwargs))
-        except BaseException as error:
+        except BaseException as error:  # user code may raise anything, and gets it back as an answer
             self.raised(call, error, RUNNING)
             if isinstance(error, ActorExit):
                 self._stop("exited")
@@ -229,27 +237,16 @@ class ThreadedActor(Actor):
             call.parked = False
             self._queue(call)
 
+    def hanging(self, begun: list[int]) -> tuple[int, list[FrameType]]:
+        call = self.in_hand(begun)
+        return (call.no, frames_of_thread(call.thread)) if call is not None else (0, [])
+
     def on_cancel(self, no: int) -> None:
         call = self.calls.get(no)
         if call is not None:
             self.cancelled(call)
             self._wake(call)
             self.worker.line.flush()
-
-    def on_end(self, message: list[Any]) -> None:
-        self.worker.line.inbox.append(message)
-
-    def _end_turn(self, message: list[Any]) -> None:
-        self._stop(message[3])
-
-    def _stop(self, reason: str) -> None:
-        hook = self.hook("on_stop")
-        if hook is not None:
-            try:
-                self.own_context().run(hook, reason)
-            except BaseException as error:
-                self.stop_failed(error)
-        self.gone(reason)
 
 
 def close(call: Call) -> None:

@@ -11,14 +11,18 @@ import threading
 import weakref
 from asyncio import events
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
+from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.context import milliseconds
+from actorfw.runtime.groups import BESIDE
 from actorfw.runtime.handles import ActorHandle
 from actorfw.runtime.outbox import OVERHEAD
 from actorfw.runtime.refs import PENDING, READY, ObjectRef, Reply
+from actorfw.runtime.selfcontained import check_by_value, new_id
 from actorfw.runtime.streams import WINDOW, Stream
 from actorfw.values.errors import DeadlineExceededError, MailboxFullError, OverloadedError, TaskCancelledError
 from actorfw.values.ids import WORKER_SHIFT, RefId
@@ -28,6 +32,7 @@ from actorfw.wire.messages import ASK, CANCEL, CREDIT, INVOKE, PUT, SPAWN, SUBMI
 from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
+    from actorfw.core.renaming import Renaming
     from actorfw.runtime.definitions import Definition, MethodInfo
     from actorfw.runtime.worker.child import Worker
 
@@ -39,6 +44,7 @@ _SUBMITTERS: Final = frozenset(
         "detached",
         "get_if_exists",
         "max_restarts",
+        "restart_backoff",
         "max_retries",
         "max_task_retries",
         "name",
@@ -72,6 +78,10 @@ class Verbs:
         self._tells: dict[RefId, tuple[int, Reply[None] | None]] = {}  # by actor, those told last at the end
         self._replies: dict[int, Reply[Any]] = {}
         self._streams: weakref.WeakValueDictionary[int, Stream[Any]] = weakref.WeakValueDictionary()
+
+    def reborn(self, renaming: Renaming) -> None:
+        """The node has a new life. Under the lock."""
+        self._tells = {renaming.id(id): told for id, told in self._tells.items()}
 
     # -- tasks and actors ----------------------------------------------------------------------------------------------
 
@@ -126,8 +136,15 @@ class Verbs:
         worker.ship_with(wire)
         worker.ship_with(options)
         _, parent = self._left_and_parent(None)
-        number = next(self._numbers)
-        handle = worker.objects.adopt_handle((worker.life, number, worker.address), definition.interface)
+        number: Any = next(self._numbers)
+        id: RefId = (worker.life, number)
+        if definition.options.get("detached"):
+            check_by_value(definition.name, wire, args, kwargs)
+            token = blake2b(worker.life + number.to_bytes(8, "big"), digest_size=8).digest()
+            namespace = definition.options.get("namespace") or worker.namespace
+            id, _ = new_id(token, namespace, definition.options.get("name"))
+            number = list(id)
+        handle = worker.objects.adopt_handle((*id, worker.address), definition.interface)
         self._send((SPAWN, number, hashed, wire, _ids(deps), parent, options, definition.interface.to_wire()))
         return handle
 
@@ -192,7 +209,8 @@ class Verbs:
                 credit,
                 method.num_returns,
                 handle._address,
-                method.ordered,
+                BESIDE if method.interleave else method.group,
+                method.max_task_retries,
             )
         )
 
@@ -354,8 +372,15 @@ class Verbs:
         payload = self._worker.codec.pack(args, where=verb)
         self._worker.ship_with(payload)
         self._replies[request] = reply
+        if verb == "watch":  # that may be long in coming: who does not wait any more says so
+            with self._line.lock:
+                reply._add((partial(self._withdraw, request), copy_context(), None))
         self._send((ASK, request, verb, payload))
         return reply
+
+    def _withdraw(self, request: int, reply: Reply[Any]) -> None:
+        if reply.cancelled() and self._replies.pop(request, None) is not None:
+            self.ask("withdraw", request)
 
     def on_answer(self, message: list[Any]) -> None:
         """(request, ok, payload)"""
@@ -369,7 +394,7 @@ class Verbs:
             return
         try:
             value = self._worker.codec.unpack(payload)
-        except Exception as error:
+        except Exception as error:  # unpickling runs user code; whoever asked is told
             reply._fail(error)
         else:
             reply._settle(value)

@@ -7,9 +7,9 @@ recycled process id. It ends when its node closes the control socket, and takes 
 killed, the kernel does that (Linux) or the closed sockets do.
 
 On the control socket: first the settings of the workers, (length, msgpack map). Then requests of `REQUEST.size` bytes
-from the node, (FORK, 0, index) with two descriptors (the worker's socket, the pipe for its raw output), and (SIGNAL,
-number, index). Back come reports of `REPORT.size` bytes: (READY, 0, pid, 0), (FORKED, index, pid, 0), (FAILED, index,
-0, errno), (EXITED, index, pid, wait status).
+from the node, (FORK, slot, index) with two descriptors (the worker's socket, the pipe for its raw output), and (SIGNAL,
+number, index); a slot is a place in `runtime.marks`. Back come reports of `REPORT.size` bytes: (READY, 0, pid, 0),
+(FORKED, index, pid, 0), (FAILED, index, 0, errno), (EXITED, index, pid, wait status).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib
+import mmap
 import os
 import select
 import signal
@@ -28,11 +29,12 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
+from actorfw.runtime.marks import words_of_slot
 from actorfw.runtime.worker import child
 
 __all__ = ["EXITED", "FAILED", "FORK", "FORKED", "LENGTH", "READY", "REPORT", "REQUEST", "SIGNAL", "main"]
 
-REQUEST: Final = struct.Struct("<cBxxI")  # verb, signal number, index
+REQUEST: Final = struct.Struct("<cxHI")  # verb, slot or signal number, index
 REPORT: Final = struct.Struct("<cxxxIii")  # verb, index, pid, errno or wait status
 LENGTH: Final = struct.Struct("<I")
 
@@ -62,6 +64,7 @@ class _Zygote:
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
         self._control = control
         self._settings = settings
+        self._page = _page(settings.pop("marks"))
         self._pid = os.getpid()
         self._pids: dict[int, int] = {}  # index -> pid of those not yet reaped
         self._wake, self._waker = os.pipe()
@@ -110,14 +113,14 @@ class _Zygote:
             self._report(FAILED, index, 0, error.errno or 0)
             return True
         if pid == 0:
-            self._become_worker(index, *fds)
+            self._become_worker(index, number, *fds)
         for fd in fds:
             os.close(fd)
         self._pids[index] = pid
         self._report(FORKED, index, pid, 0)
         return True
 
-    def _become_worker(self, index: int, channel_fd: int, output_fd: int) -> NoReturn:
+    def _become_worker(self, index: int, slot: int, channel_fd: int, output_fd: int) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -132,9 +135,10 @@ class _Zygote:
             faulthandler.enable(2)
             channel = socket.socket(fileno=channel_fd)
             channel.setblocking(True)
-            child.main(channel, index, self._settings)
+            marks = None if self._page is None else words_of_slot(self._page, slot)
+            child.main(channel, index, self._settings, marks)
             status = 0
-        except BaseException:
+        except BaseException:  # the status of the process says that it failed, and this why
             import traceback  # nothing of it is needed unless the runtime itself is at fault
 
             os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
@@ -181,6 +185,14 @@ class _Zygote:
 
 def _noted(number: int, frame: FrameType | None) -> None:
     pass
+
+
+def _page(fd: int) -> mmap.mmap | None:
+    if fd < 0:
+        return None
+    page = mmap.mmap(fd, 0)
+    os.close(fd)
+    return page
 
 
 def _settings(control: socket.socket) -> dict[str, Any] | None:
