@@ -13,6 +13,7 @@ General layout: the floors, imports pointing down only, are
 from actorfw import errors
 from actorfw.api.actors import Actor, ActorHandle
 from actorfw.api.cluster import LocalCluster
+from actorfw.api.groups import placement_group, remove_placement_group
 from actorfw.api.life import Node, NodeContext, init, run, shutdown
 from actorfw.api.methods import method
 from actorfw.api.remote import arg, remote
@@ -22,6 +23,7 @@ from actorfw.api.verbs import (
     cancel,
     cluster_resources,
     context,
+    drain,
     exit_actor,
     gather,
     get,
@@ -33,6 +35,7 @@ from actorfw.api.verbs import (
     stop,
     wait,
 )
+from actorfw.api.watching import Restarted, Terminated, events, watch
 from actorfw.errors import (
     ActorDiedError,
     ActorExistsError,
@@ -66,10 +69,28 @@ from actorfw.errors import (
 )
 from actorfw.runtime.context import CallContext
 from actorfw.runtime.refs import ObjectRef, Reply
-from actorfw.runtime.rows import ActorInfo, NodeRow
+from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
 from actorfw.runtime.streams import Stream
 from actorfw.values.config import Config
-from actorfw.values.scheduling import Labels, NodeAffinity
+from actorfw.values.events import (
+    ActorEnded,
+    ActorRestarted,
+    Event,
+    EventsDropped,
+    NameConflict,
+    NodeDied,
+    NodeEvent,
+    NodeJoined,
+    NodeLeaving,
+    NodeLeft,
+    NodeResumed,
+    NodeStalled,
+    NodeSuspected,
+    NodeUp,
+    Reborn,
+    TellFailed,
+)
+from actorfw.values.scheduling import Bundle, Labels, NodeAffinity, PlacementGroup
 
 __version__ = "0.1.0"
 
@@ -83,8 +104,10 @@ __all__ = [
     "run",
     "shutdown",
     # tasks
+    "Bundle",
     "Labels",
     "NodeAffinity",
+    "PlacementGroup",
     "Stream",
     "arg",
     "remote",
@@ -101,19 +124,44 @@ __all__ = [
     "Actor",
     "ActorHandle",
     "ActorInfo",
+    "Restarted",
+    "Terminated",
     "exit_actor",
     "get_actor",
     "info",
     "kill",
     "method",
     "stop",
+    "watch",
     # the cluster
     "CallContext",
+    "DrainReport",
     "NodeRow",
     "available_resources",
     "cluster_resources",
     "context",
+    "drain",
+    "events",
     "nodes",
+    "placement_group",
+    "remove_placement_group",
+    # events
+    "ActorEnded",
+    "ActorRestarted",
+    "Event",
+    "EventsDropped",
+    "NameConflict",
+    "NodeDied",
+    "NodeEvent",
+    "NodeJoined",
+    "NodeLeaving",
+    "NodeLeft",
+    "NodeResumed",
+    "NodeStalled",
+    "NodeSuspected",
+    "NodeUp",
+    "Reborn",
+    "TellFailed",
     # errors
     "ActorDiedError",
     "ActorExistsError",

@@ -22,7 +22,9 @@ import actorfw
 from actorfw.api.kernel import on_users_loop
 from actorfw.api.life import Node, NodeContext, init
 from actorfw.api.nodeoptions import ClusterOptions, MemberOptions, NodeOptionsDict, check_options
+from actorfw.api.verbs import DRAIN_SECONDS
 from actorfw.runtime.refs import Reply
+from actorfw.runtime.rows import DrainReport
 from actorfw.values.errors import ActorFwError, BlockingCallError, UsageError
 
 __all__ = ["LocalCluster"]
@@ -116,9 +118,9 @@ class _Child:
         self.address = rest
 
     async def end(self, patience: float) -> None:
-        """Have it leave and end; after `patience` seconds it is killed."""
+        """Have it say goodbye and end, without draining; after `patience` seconds it is killed."""
         if self._report >= 0 and patience > 0:
-            self._signal(signal.SIGTERM)
+            self._hang_up()
             try:
                 async with asyncio.timeout(patience):
                     while self._report >= 0:
@@ -141,6 +143,14 @@ class _Child:
         self._signal(signal.SIGKILL)
         self._reap()
 
+    def _hang_up(self) -> None:
+        # It ends when its standard input does.
+        if self.process.stdin is not None:
+            try:
+                self.process.stdin.close()
+            except OSError:
+                pass
+
     def _signal(self, number: int) -> None:
         if self.alive:
             self.process.send_signal(number)
@@ -148,11 +158,7 @@ class _Child:
     def _reap(self) -> None:
         # The report pipe closes as the process ends: this takes a moment at most.
         self.process.wait()
-        if self.process.stdin is not None:
-            try:
-                self.process.stdin.close()
-            except OSError:
-                pass  # what it was told last did not reach it
+        self._hang_up()
 
 
 class LocalCluster:
@@ -225,9 +231,14 @@ class LocalCluster:
         child.process.kill()
         return self._begin(self._end(child, 0.0))
 
-    def stop(self, index: int) -> Reply[None]:
-        """Let a child leave the cluster gracefully and end."""
-        return self._begin(self._end(self._take(index), _STOP_SECONDS))
+    def stop(self, index: int, timeout: float = DRAIN_SECONDS) -> Reply[DrainReport]:
+        """Have a child leave the cluster without loss, as `actorfw.drain` does, and end.
+
+        Args:
+            index: of the child.
+            timeout: seconds after which it leaves all the same; the answer says what was given up.
+        """
+        return self._begin(self._drain(self._take(index), timeout))
 
     # -- async ---------------------------------------------------------------------------------------------------------
 
@@ -275,6 +286,14 @@ class LocalCluster:
         self._leaving.update(self._children.values())
         self._children.clear()
         await asyncio.gather(*(self._end(child, _STOP_SECONDS) for child in [*self._leaving]))
+
+    async def _drain(self, child: _Child, timeout: float) -> DrainReport:
+        try:
+            async with asyncio.timeout(timeout + _STOP_SECONDS):
+                report: DrainReport = await self.node.runtime.ask("drain", child.address, timeout)
+            return report
+        finally:
+            await self._end(child, _STOP_SECONDS)
 
     async def _end(self, child: _Child, patience: float) -> None:
         await child.end(patience)

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
 from actorfw.api.kernel import interactive, on_users_loop
 from actorfw.api.nodeoptions import DEFAULTS, NodeOptionsDict, Secret, check_options, complete
+from actorfw.api.verbs import DRAIN_SECONDS
 from actorfw.io.env import RealEnv
 from actorfw.runtime import current
-from actorfw.runtime.node import Node as RuntimeNode
-from actorfw.runtime.node import NodeOptions
+from actorfw.runtime.nodeoptions import NodeOptions
+from actorfw.runtime.rows import DrainReport
 from actorfw.values.config import Config
 from actorfw.values.errors import BlockingCallError, NotInitializedError, UsageError
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
+    from actorfw.runtime.node import Node as RuntimeNode
 
 __all__ = ["Node", "NodeContext", "init", "run", "shutdown"]
 
@@ -99,9 +101,18 @@ class Node:
         """Start on the running loop; returns when this node is a member of its cluster."""
         if self._node is not None:
             raise UsageError(f"node {self.name} was started before: make a new one")
+        # Half of what there is to load: a program that only decorates, or is a client's `--help`, does without.
+        from actorfw.runtime.node import Node as RuntimeNode
+
         self._node = RuntimeNode(RealEnv(), self._made)
         await self._node.start()
         return self
+
+    async def drain(self, timeout: float = DRAIN_SECONDS) -> DrainReport:
+        """Leave the cluster without loss, as `actorfw.drain` does, and end."""
+        report = await self.runtime.leaving.leave(timeout)
+        await self.stop()
+        return report
 
     async def stop(self) -> None:
         """Leave the cluster and end everything that runs here."""
@@ -158,7 +169,7 @@ class _Thread:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._live())
-        except BaseException as error:
+        except BaseException as error:  # whoever waits for the start raises it
             if self._up.is_set():
                 raise
             self._error = error

@@ -12,22 +12,33 @@ from typing import Any
 
 from actorfw.api.life import Node, run
 from actorfw.api.printing import send_prints
+from actorfw.api.verbs import DRAIN_SECONDS
+from actorfw.runtime.rows import DrainReport
 from actorfw.values.config import Config
 from actorfw.values.errors import ActorFwError
 
 __all__ = ["child", "live"]
 
 
-async def live(node: Node, up: Callable[[Node], None], *, until_eof: int | None = None) -> None:
-    """Run a node until SIGINT or SIGTERM; a second signal ends the process at once.
+async def live(
+    node: Node, up: Callable[[Node], None], *, timeout: float = DRAIN_SECONDS, until_eof: int | None = None
+) -> DrainReport | None:
+    """Run a node until SIGINT or SIGTERM, then drain it; a second signal ends the process at once.
+
+    It ends as well when somebody else has drained the node.
 
     Args:
         node: not started yet.
         up: called when it is a member.
-        until_eof: a descriptor whose end of file ends the node, too.
+        timeout: of the drain.
+        until_eof: a descriptor whose end of file ends the node, too: at once, without draining.
+
+    Returns:
+        What the drain says; None if there was none, or if it was not asked for here.
     """
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
+    hung_up = asyncio.Event()
 
     def asked(number: int) -> None:
         if end.is_set():
@@ -37,6 +48,7 @@ async def live(node: Node, up: Callable[[Node], None], *, until_eof: int | None 
     def readable(fd: int) -> None:
         if not os.read(fd, 4096):
             loop.remove_reader(fd)
+            hung_up.set()
             end.set()
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -51,21 +63,39 @@ async def live(node: Node, up: Callable[[Node], None], *, until_eof: int | None 
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
-            return
+            return None
         starting.result()
         with send_prints(node.runtime):
             up(node)
             # This process is ours alone: what start-up made will not go away, so no collection needs to look at it
             # again.
             gc.freeze()
-            await waiting
+            ends: set[asyncio.Future[Any]] = {waiting, node.runtime.ended}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            report = None if node.runtime.ended.done() else await _drained(node, timeout, hung_up)
             await node.stop()
+            return report
     finally:
         waiting.cancel()
         for number in signals:
             loop.remove_signal_handler(number)
         if until_eof is not None:
             loop.remove_reader(until_eof)
+
+
+async def _drained(node: Node, timeout: float, hung_up: asyncio.Event) -> DrainReport | None:
+    """Drain, unless nobody wants that, or not any more."""
+    if hung_up.is_set():
+        return None
+    draining = asyncio.ensure_future(node.drain(timeout))
+    waiting = asyncio.ensure_future(hung_up.wait())
+    ends: set[asyncio.Future[Any]] = {draining, waiting}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if draining.done():
+        return draining.result()
+    draining.cancel()
+    return None
 
 
 def child(told: dict[str, Any]) -> None:

@@ -354,6 +354,7 @@ def method(  # type: ignore[overload-overlap]  # 1 is an int, too
     interleave: bool = ...,
     ordered: bool = ...,
     timeout: float | None = ...,
+    max_task_retries: int = ...,
     num_returns: Literal[1] = ...,
 ) -> _MethodDecorator: ...
 @overload
@@ -364,6 +365,7 @@ def method(
     interleave: bool = ...,
     ordered: bool = ...,
     timeout: float | None = ...,
+    max_task_retries: int = ...,
 ) -> _PartsDecorator: ...
 def method(fn: Any = None, /, **options: Any) -> Any:
     """Mark a method of an actor class: for its options, and so that type checkers know its `.remote` and the like.
@@ -376,6 +378,8 @@ def method(fn: Any = None, /, **options: Any) -> Any:
             theirs.
         timeout: seconds, the default for its calls.
         num_returns: the default for its calls.
+        max_task_retries: to how many further incarnations of the actor a call may be sent, if one is lost with it; -1:
+            to as many as there are. Default: what the class says.
     """
     checks: dict[str, Callable[[Any], bool]] = {
         "group": lambda v: isinstance(v, str),
@@ -383,6 +387,7 @@ def method(fn: Any = None, /, **options: Any) -> Any:
         "ordered": lambda v: isinstance(v, bool),
         "timeout": lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0),
         "num_returns": lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0,
+        "max_task_retries": lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= -1,
     }
     for name, value in options.items():
         if name not in checks:

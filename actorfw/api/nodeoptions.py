@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 from actorfw.core.ledger import Shape
 from actorfw.io.secrets import load_secrets
 from actorfw.io.tcp import is_wildcard, split_address
-from actorfw.runtime.node import NodeOptions
+from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.values.config import Config
 from actorfw.values.errors import UsageError
 

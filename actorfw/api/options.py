@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 Executor: TypeAlias = Literal["process", "thread", "loop"]
+Overflow: TypeAlias = Literal["wait", "error"]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -48,10 +49,15 @@ class ActorOptions(TypedDict, total=False):
     name: str
     namespace: str
     get_if_exists: bool
+    detached: bool
     executor: Executor
     max_concurrency: int
     concurrency_groups: Mapping[str, int]
     max_pending_calls: int
+    max_restarts: int
+    max_task_retries: int
+    restart_backoff: float
+    overflow: Overflow
     num_cpus: float
     num_gpus: float
     memory: float
@@ -68,6 +74,7 @@ class CallOptions(TypedDict, total=False):
     """Options of one call of an actor's method; `num_returns`, which says what comes back, is apart."""
 
     timeout: float | None
+    max_task_retries: int
 
 
 def _number(least: float, unit: str = "") -> Callable[[Any], str | None]:
@@ -98,6 +105,10 @@ def _integer(least: int) -> Callable[[Any], str | None]:
 
 def _text(value: Any) -> str | None:
     return None if isinstance(value, str) and value else "a string that is not empty"
+
+
+def _overflow(value: Any) -> str | None:
+    return None if value in ("wait", "error") else '"wait" or "error"'
 
 
 def _flag(value: Any) -> str | None:
@@ -158,21 +169,20 @@ _ACTOR: Final[_Checks] = {
     **_COMMON,
     "namespace": _text,
     "get_if_exists": _flag,
+    "detached": _flag,
     "max_concurrency": _integer(1),
     "concurrency_groups": _groups,
     "max_pending_calls": _integer(1),
+    "max_restarts": _integer(-1),
+    "max_task_retries": _integer(-1),
+    "restart_backoff": _number(0, " seconds"),
+    "overflow": _overflow,
 }
 
 _LATER: Final = {
     "runtime_env": "it comes with deployment",
-    "detached": "it comes with names that outlive deaths",
-    "max_restarts": "it comes with restarts of actors",
-    "restart_backoff": "it comes with restarts of actors",
-    "max_task_retries": "it comes with restarts of actors",
-    "overflow": "it comes with back-pressure per mailbox",
     "durable": "it comes with durable actors",
     "idle_timeout": "it comes with virtual actors",
-    "placement_group": "it comes with placement groups",
 }
 
 

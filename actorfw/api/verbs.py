@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 from asyncio import events
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from actorfw.api.kernel import on_users_loop
 from actorfw.runtime import current
@@ -19,7 +19,7 @@ from actorfw.runtime.exits import ActorExit
 from actorfw.runtime.gathering import Completions, Gathered
 from actorfw.runtime.handles import ActorHandle, Call
 from actorfw.runtime.refs import PENDING, ObjectRef, Reply
-from actorfw.runtime.rows import ActorInfo, NodeRow
+from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
 from actorfw.runtime.streams import Stream
 from actorfw.values.errors import BlockingCallError, GetTimeoutError, UsageError
 
@@ -29,6 +29,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "context",
+    "drain",
     "exit_actor",
     "gather",
     "get",
@@ -322,6 +323,32 @@ def exit_actor() -> None:
 def nodes() -> Reply[list[NodeRow]]:
     """The members of the cluster as this node sees them, this one first."""
     return current.home().ask("nodes")
+
+
+DRAIN_SECONDS: Final = 30.0
+
+
+def drain(node: NodeRow | str | None = None, timeout: float = DRAIN_SECONDS) -> Reply[DrainReport]:
+    """Have a node leave the cluster without loss: what it is asked for is finished, what others hold of it lives on.
+
+    Nothing new is placed there. Tasks that wait there go elsewhere, those that run are finished; the calls of its own
+    program are awaited. Actors that are detached, or have restarts, move; others may end by themselves. Then another
+    node takes over the objects that were put there, and the actors that were created there, as far as others hold
+    them. At the end the node is closed.
+
+    Args:
+        node: a row of `nodes()`, a node's name or its id; None for this node.
+        timeout: seconds after which it leaves all the same; the report says what was given up.
+    """
+    if isinstance(node, NodeRow):
+        node = node.id
+    given = cast("object", node)
+    if not (given is None or isinstance(given, str)):
+        raise UsageError(f"node is {given!r}; it must be a row of nodes(), a name, an id, or None for this node")
+    seconds = cast("object", timeout)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
+        raise UsageError(f"timeout is {timeout!r}; it must be a number of seconds, 0 or more")
+    return current.home().ask("drain", node, float(timeout))
 
 
 def cluster_resources() -> Reply[dict[str, float]]:

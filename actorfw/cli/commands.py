@@ -13,6 +13,7 @@ from cyclopts import Parameter
 import actorfw
 from actorfw.api.life import Node
 from actorfw.api.member import live
+from actorfw.api.verbs import DRAIN_SECONDS
 from actorfw.cli import listing
 from actorfw.values.config import Config
 from actorfw.values.errors import (
@@ -117,8 +118,14 @@ def start(
     hosts: Annotated[
         Literal["all", "own"], Parameter(help="With 'own', nothing that another node submits is placed here.")
     ] = "all",
+    drain_timeout: Annotated[
+        float, Parameter(help="Seconds that leaving may take after SIGINT or SIGTERM.")
+    ] = DRAIN_SECONDS,
 ) -> int:
-    """Run a node until SIGINT or SIGTERM. Prints its address when it is up."""
+    """Run a node until SIGINT or SIGTERM, then drain it. Prints its address when it is up.
+
+    A second signal ends it at once.
+    """
     node = Node(
         seeds,
         listen=listen,
@@ -137,7 +144,9 @@ def start(
         others = f"with {members - 1} other{'s' * (members != 2)}" if members > 1 else "the first of its cluster"
         print(f"node {node.name} is up, {others}; SIGINT or SIGTERM ends it", file=sys.stderr)
 
-    actorfw.run(live(node, up))
+    report = actorfw.run(live(node, up, timeout=drain_timeout))
+    if report is not None and not report.complete:
+        return _say(FAILED, listing.given_up(report))
     return OK
 
 
@@ -160,6 +169,30 @@ def nodes(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json = 
 
 
 @app.command
+def actors(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json = False) -> int:
+    """List the actors of a cluster."""
+    rows = _visit(seeds, cluster, lambda node: _answer(node, "actors"))
+    listing.show_actors([row.as_dict() for row in rows], as_json=as_json)
+    return OK
+
+
+@app.command
+def kill(
+    actor: Annotated[str, Parameter(help="Its name, or its id or the end of that.")],
+    /,
+    *,
+    namespace: Annotated[str | None, Parameter(help="Of the name. [default: any]")] = None,
+    seeds: Seeds = None,
+    cluster: Cluster = "default",
+    as_json: Json = False,
+) -> int:
+    """End an actor now."""
+    row = _visit(seeds, cluster, lambda node: node.runtime.ask("kill_actor", actor, namespace))
+    listing.show_actors([row.as_dict()], as_json=as_json)
+    return OK
+
+
+@app.command
 def status(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json = False) -> int:
     """Show what each member of a cluster has and does."""
 
@@ -171,8 +204,39 @@ def status(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json =
     return OK
 
 
-def _answer(node: Node, verb: str) -> Awaitable[Any]:
-    return node.runtime.ask(verb)
+@app.command
+def events(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json = False) -> int:
+    """Print what happens in a cluster, one event a line, until Ctrl-C."""
+
+    async def follow(node: Node) -> None:
+        happening = actorfw.events()
+        print(f"node {node.name} listens; Ctrl-C ends it", file=sys.stderr, flush=True)
+        async for event in happening:
+            if getattr(event, "node_id", None) != node.id:  # of the visitor nobody wants to hear
+                listing.show_event(event, as_json=as_json)
+
+    _visit(seeds, cluster, follow)
+    return OK
+
+
+@app.command
+def drain(
+    node: Annotated[str, Parameter(help="Name, id or address of the node.")],
+    /,
+    *,
+    seeds: Seeds = None,
+    cluster: Cluster = "default",
+    timeout: Annotated[float, Parameter(help="Seconds after which it leaves all the same.")] = DRAIN_SECONDS,
+    as_json: Json = False,
+) -> int:
+    """Have a node leave the cluster without loss. Exit status 1 if something had to be given up."""
+    report = _visit(seeds, cluster, lambda visitor: _answer(visitor, "drain", node, timeout))
+    listing.show_drained(report, as_json=as_json)
+    return OK if report.complete else FAILED
+
+
+def _answer(node: Node, verb: str, *arguments: Any) -> Awaitable[Any]:
+    return node.runtime.ask(verb, *arguments)
 
 
 def _visit(seeds: list[str] | None, cluster: str, ask: Callable[[Node], Awaitable[T]]) -> T:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["show_nodes", "show_status", "table"]
+from actorfw.runtime.rows import DrainReport
+from actorfw.values.events import Event
+
+__all__ = ["given_up", "show_actors", "show_drained", "show_event", "show_nodes", "show_status", "table"]
 
 Row = Mapping[str, Any]
 
@@ -20,6 +24,29 @@ def show_nodes(rows: Sequence[Row], *, as_json: bool) -> None:
         ["name", "id", "address", "state", "resources", "labels"],
         (
             [row["name"], row["id"], row["address"], row["state"], _amounts(row["resources"]), _pairs(row["labels"])]
+            for row in rows
+        ),
+    )
+
+
+def show_actors(rows: Sequence[Row], *, as_json: bool) -> None:
+    """Actors, one a line."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2))
+        return
+    table(
+        ["id", "name", "namespace", "class", "state", "node", "restarts", "detached"],
+        (
+            [
+                row["id"],
+                row["name"] or "",
+                row["namespace"] or "",
+                row["class_name"],
+                row["state"],
+                row["node"],
+                str(row["restarts"]),
+                "yes" if row["detached"] else "",
+            ]
             for row in rows
         ),
     )
@@ -47,6 +74,38 @@ def show_status(rows: Sequence[Row], *, as_json: bool) -> None:
             for row in rows
         ),
     )
+
+
+def show_event(event: Event, *, as_json: bool) -> None:
+    """Something that happened, in one line, at once."""
+    fields = event.as_dict()
+    if as_json:
+        print(json.dumps(fields), flush=True)
+        return
+    kind = fields.pop("kind")
+    when = fields.pop("time", None)
+    clock = time.strftime("%H:%M:%S", time.localtime(when)) if isinstance(when, float) else "--:--:--"
+    if "error" in fields:
+        fields["error"] = str(fields["error"]).strip().rpartition("\n")[2]
+    print(clock, kind, *(f"{name}={value}" for name, value in fields.items() if value != ""), flush=True)
+
+
+def show_drained(report: DrainReport, *, as_json: bool) -> None:
+    """How a node left."""
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+    elif report.complete:
+        heir = f"; node {report.heir} has taken over what others hold of it" if report.heir is not None else ""
+        print(f"node {report.node} left in {report.seconds:.1f} s{heir}")
+    else:
+        print(given_up(report))
+
+
+def given_up(report: DrainReport) -> str:
+    """What a node had to give up when it left."""
+    lost = {"task": report.tasks, "call": report.calls, "actor": report.actors, "object": report.objects}
+    parts = [f"{count} {kind}{'s' * (count != 1)}" for kind, count in lost.items() if count]
+    return f"node {report.node} left after {report.seconds:.1f} s and gave up {', '.join(parts)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
