@@ -37,9 +37,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite, examples and code blocks of the docs included."""
+    """The test suite, examples and code blocks of the docs included; its files in up to four processes."""
     install(session, "test")
-    session.run("pytest", "--ignore=tests/typing", *session.posargs)
+    shared = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    session.run("pytest", "--ignore=tests/typing", *shared, *session.posargs)
 
 
 @nox.session
@@ -59,10 +60,23 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def sim(session: nox.Session) -> None:
-    """The models and the simulation with their larger bounds and more seeds."""
+    """The models with their larger bounds, and 2,000 seeds of whole nodes, on all cores: `-- SEEDS PROCESSES`."""
     install(session, "test")
-    env = {"ACTORFW_MODEL": "full", "ACTORFW_SIM_SEEDS": "2000", "PYTHONHASHSEED": "0"}
-    session.run("pytest", "tests/sim", *session.posargs, env=env)
+    session.run("python", "-m", "tests.sim.shards", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Ten nodes in network namespaces, one cut off, a hundred times: who knows how soon. Needs root."""
+    install(session)
+    session.run("python", "-m", "tests.soak.cut_off", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Two minutes of killing and starting nodes under load; every call is accounted for, and nothing may grow."""
+    install(session)
+    session.run("python", "-m", "tests.soak.chaos", *session.posargs)
 
 
 @nox.session

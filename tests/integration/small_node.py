@@ -141,7 +141,7 @@ class Node:
         hashed, recipe = definition.wire(self.codes)
         wire, _ = self.codec.pack_args(args, {})
         self.ship(worker, hashed, recipe.code)
-        worker.send((m.CREATE, ACTOR, 3, hashed, wire, None, definition.interface.to_wire(), None))
+        worker.send((m.CREATE, ACTOR, 3, hashed, wire, None, definition.interface.to_wire(), None, False))
 
     def call(
         self, worker: WorkerProcess, method: str, *args: Any, credit: int = 0, parts: int = 1, left: int | None = None

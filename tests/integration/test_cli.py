@@ -75,6 +75,25 @@ def started() -> Iterator[Started]:
     assert node.end()[0] == 0
 
 
+def test_actors_are_listed_and_killed_by_name(started: Started) -> None:
+    assert json.loads(actorfw_command("actors", "--seed", started.address, "--json").stdout) == []
+    with actorfw.init(seeds=[started.address], secret=SECRET, num_cpus=0, hosts="own"):
+
+        @actorfw.remote
+        class Clock:
+            async def tick(self) -> str:
+                return "tock"
+
+        clock = Clock.options(name="clock", detached=True, num_cpus=1).remote()
+        assert actorfw.get(clock.tick()) == "tock"
+    (row,) = json.loads(actorfw_command("actors", "--seed", started.address, "--json").stdout)
+    assert (row["name"], row["namespace"], row["node"], row["state"]) == ("clock", "default", "first", "up")
+    assert (row["restarts"], row["detached"]) == (0, True)
+    assert actorfw_command("kill", "clock", "--namespace", "other", "--seed", started.address).returncode == 1
+    assert actorfw_command("kill", "clock", "--seed", started.address).returncode == 0
+    assert json.loads(actorfw_command("actors", "--seed", started.address, "--json").stdout) == []
+
+
 def test_nodes_lists_the_members_and_not_the_visitor(started: Started) -> None:
     done = actorfw_command("nodes", "--seed", started.address, "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,6 +112,48 @@ def test_tables_are_for_people(started: Started) -> None:
     done = actorfw_command("status", "--seed", started.address)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(rf"first +{re.escape(started.address)} +up +1 CPU", done.stdout)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_events_come_one_a_line(started: Started, *, as_json: bool) -> None:
+    command = [sys.executable, "-m", "actorfw", "events", "--seed", started.address]
+    reader = subprocess.Popen(
+        [*command, "--json"] if as_json else command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment({}),
+        text=True,
+    )
+    try:
+        assert reader.stderr is not None
+        assert reader.stdout is not None
+        assert "listens" in reader.stderr.readline()
+        second = Started("--seed", started.address, "--name", "second")
+        assert second.end()[0] == 0
+        seen: list[str] = []
+        while "NodeLeft" not in seen:
+            line = reader.stdout.readline()
+            assert line
+            if second.address not in line:
+                continue  # of who listened before
+            if as_json:
+                event = json.loads(line)
+                seen.append(event["kind"])
+                assert (event["name"], event["address"]) == ("second", second.address)
+                assert event["time"] > 0
+            else:
+                found = re.match(r"\d\d:\d\d:\d\d (\w+) .*name=second ", line)
+                assert found, line
+                seen.append(found[1])
+        assert seen.index("NodeJoined") < seen.index("NodeUp") < seen.index("NodeLeft")
+        reader.send_signal(signal.SIGINT)
+        out, err = reader.communicate(timeout=20)
+        assert (reader.returncode, out) == (130, "")
+        assert err == "actorfw: interrupted\n"
+    finally:
+        reader.kill()
+        reader.communicate()
 
 
 def test_status_as_json(started: Started) -> None:
@@ -161,7 +222,7 @@ def test_exit_statuses_without_a_cluster(started: Started, free_port: int, tmp_p
     [
         (["nodes", "--seed", "nonsense"], "nonsense"),
         (["nodes", "--sed", "127.0.0.1:1"], "--sed"),
-        (["nodse"], "demo, start, nodes, status"),
+        (["nodse"], "demo, start, nodes, actors"),
         (["start", "--hosts", "some"], '"all", "own"'),
         (["start", "--num-cpus", "many"], "--num-cpus"),
         (["start", "--num-cpus", "-1"], "num_cpus"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+import actorfw
 
 pytestmark = pytest.mark.real
 
@@ -244,6 +248,40 @@ def test_after_a_fork_the_child_has_no_node() -> None:
     """)
     done = python("-W", "ignore::DeprecationWarning", "-c", program)
     assert printed(done).split() == ["none", "none", "3", "3", "child"]
+
+
+def test_a_forked_child_does_not_keep_its_dead_parents_node_alive() -> None:
+    parent = textwrap.dedent("""
+        import actorfw, os, sys, time
+        with actorfw.init(num_cpus=0, seeds=[sys.argv[1]], name="parent"):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            print(child, flush=True)
+            time.sleep(60)
+    """)
+
+    async def main() -> None:
+        async with actorfw.init(num_cpus=0) as node:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-W", "ignore::DeprecationWarning", "-c", parent, node.address,
+                stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            child = int(await process.stdout.readline())
+            events = actorfw.events()
+            process.kill()
+            try:
+                async with asyncio.timeout(10):
+                    async for event in events:
+                        if isinstance(event, actorfw.NodeDied):
+                            break
+            finally:
+                os.kill(child, signal.SIGKILL)
+                await process.communicate()
+
+    asyncio.run(main())
 
 
 def test_a_fork_that_ends_like_any_process() -> None:

@@ -32,6 +32,7 @@ class Node:
         self.got: list[Any] = []
         self.large: list[list[bytes]] = []
         self.ended: list[tuple[str, str]] = []
+        self.lost: list[str] = []
         self._changed = asyncio.Event()
         me = Identity(os.urandom(16), name, info={"name": name}, **{"cluster": "test", **identity})
         config = Config(link_patience=link_patience)
@@ -53,6 +54,21 @@ class Node:
 
     def peer_up(self, peer: Peer) -> None:
         self._changed.set()
+
+    def evidence(self, peer: Peer, kind: str, detail: str) -> None:
+        """One of two members takes a refusal for proof."""
+        if kind in ("refused", "another_life"):
+            self.peers.bury(peer.life, detail)
+
+    def peer_lost(self, peer: Peer, detail: str, unsent: list[Sequence[Any]]) -> None:
+        self.lost.append(detail)
+        self._changed.set()
+
+    def linked(self, peer: Peer) -> None: ...
+
+    def rested(self, peer: Peer) -> None: ...
+
+    def peer_back(self, peer: Peer) -> None: ...
 
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
         self.ended.append((reason, detail))

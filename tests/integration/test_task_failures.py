@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,45 @@ async def test_a_stream_goes_on_where_it_was_when_its_worker_dies(there: actorfw
         async for i in once:
             got.append(i)
     assert got == list(range(len(got)))
+    await all_quiet()
+
+
+class SlowAtSecond:
+    """An argument that takes long to unpack, the second time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __getstate__(self) -> str:
+        return self.path
+
+    def __setstate__(self, path: str) -> None:
+        self.path = path
+        with open(path, "a") as file:
+            file.write("loaded\n")
+        if Path(path).read_text().count("loaded") == 2:
+            time.sleep(1.0)
+
+
+async def test_a_stream_is_read_while_its_next_attempt_gets_ready(there: actorfw.NodeAffinity, tmp_path: Path) -> None:
+    """That its reader has read what came before is not forgotten until it begins."""
+
+    def numbers(argument: SlowAtSecond, count: int) -> Iterator[int]:
+        if Path(argument.path).read_text().count("loaded") == 1:
+            threading.Timer(0.3, os._exit, (1,)).start()
+        yield from range(count)
+
+    path = tmp_path / "loads"
+    stream = actorfw.remote(numbers).options(scheduling=there, retry_delay=0).remote(SlowAtSecond(str(path)), 200)
+    while not path.exists() or path.read_text().count("loaded") < 2:
+        await asyncio.sleep(0.01)
+    got = [await anext(stream) for _ in range(32)]
+
+    async def rest() -> list[int]:
+        return [i async for i in stream]
+
+    got += await asyncio.wait_for(rest(), 10)
+    assert got == list(range(200))
     await all_quiet()
 
 

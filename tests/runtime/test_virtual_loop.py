@@ -54,6 +54,20 @@ def test_hours_pass_in_no_time() -> None:
     assert time.perf_counter() - before < 5
 
 
+def test_what_takes_longer_than_its_limit_says_who_waits_where() -> None:
+    async def ticks_for_ever() -> None:
+        while True:
+            await asyncio.sleep(1)
+
+    async def main() -> None:
+        task = asyncio.create_task(ticks_for_ever(), name="the clock")
+        await task
+
+    with pytest.raises(StuckError, match="within 100 virtual seconds") as caught:
+        run(main, limit=100)
+    assert "ticks_for_ever" in str(caught.value)
+
+
 def test_when_nothing_can_happen_it_says_who_waits_where() -> None:
     async def waits_for_ever() -> None:
         await asyncio.get_running_loop().create_future()

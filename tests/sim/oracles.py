@@ -1,58 +1,124 @@
-"""What a simulated cluster may never do: a recorder outside the nodes, and the checks made on what it saw.
+"""What a simulated cluster may never do: a recorder outside the nodes, which sees what user code does, where and when.
 
-O1 everything ends, O2 nothing starts too often, O3 a caller's calls start in order, O5 what errors say about having run
-is true, O7 what nobody holds is gone and what somebody holds is not, O9 resources, O10 bounded buffers, O12 replay (in
-the tests themselves).
+O1 everything ends, O2 nothing starts too often, O3 a caller's calls start in order, O4 an actor's end is told once and
+is true, O5 what errors say about having run is true, O6 a name has one holder, O7 what nobody holds is gone and what
+somebody holds is not, O8 all see the same members, O9 resources, O10 bounded buffers, O11 a drain loses nothing, O12
+replay (in the tests themselves). What is found by looking into nodes is in `tests.sim.looking`.
+
+Where a living node was declared dead, exactly what the contract gives up is not asked for: the one holder of a name,
+the one incarnation of an actor, and the order between those.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import traceback
 from collections import defaultdict
 from typing import Any
 
+import actorfw
 from actorfw import errors
-from actorfw.core.ledger import UNIT
-from actorfw.runtime.peers import Peer
-from actorfw.testing import SimCluster, SimNode
+from actorfw.runtime.handles import handle_id
+from actorfw.testing import SimCluster
+from actorfw.values.ids import NODE_ID_BYTES, RefId, is_detached
 
-__all__ = ["Recorder", "Violation", "recorder"]
+__all__ = ["ANY", "Recorder", "Violation", "Watcher", "recorder", "same_in_each_life"]
+
+ANY: Any = object()
+"""Any value is right."""
+
+WAKING = 0.1
+"""Virtual seconds that a slow node may take from an answer to the code that waits for it."""
 
 
 class Violation(AssertionError):
     """An oracle says no."""
 
 
+def same_in_each_life(id: RefId) -> tuple[bytes, int]:
+    """An id as it is whatever life its node has."""
+    life, number = id
+    return (life if is_detached(life) else life[:NODE_ID_BYTES]), number
+
+
 class Recorder:
-    """Sees what user code does, where and when, whatever the nodes believe."""
+    """Sees what user code does, where and when, whatever the nodes believe.
+
+    Attributes:
+        harmless: nothing was done to the cluster that may cost anybody a call.
+        false_death: a living node was declared dead, or told that it was.
+    """
 
     current: Recorder | None = None
 
     def __init__(self, window: int) -> None:
         self.window = window
+        self.harmless = True
+        self.false_death = False
+        self.cluster: SimCluster | None = None
         self.starts: defaultdict[str, list[str]] = defaultdict(list)  # key of a call: what started it
-        self.allowed: dict[str, int] = {}  # how often it may start
+        self.allowed: dict[str, int] = {}  # how often it may start; 0: it is no call that could
+        self.ends_its_actor: set[str] = set()  # its actor is ended on purpose
         self.outcomes: dict[str, tuple[str, Any]] = {}
         self.pending: dict[str, str] = {}  # key: node of its caller
+        self.caller: dict[str, str] = {}
+        self.lost: list[tuple[str, str, str]] = []  # (caller's node, key, error) of calls that failed without fault
         self.order: dict[tuple[str, str, str], int] = {}
         self.devices: dict[tuple[str, int], str] = {}
+        self.incarnations: defaultdict[str, list[int]] = defaultdict(list)  # actor: tokens, in order of time
+        self.holders: dict[str, list[list[Any]]] = {}  # name: [actor, first, last] in order of time
+        self.names: set[str] = set()
+        self.told: list[Watcher] = []
+        self.watchers: list[asyncio.Task[None]] = []
+        self.open: defaultdict[tuple[str, Any], list[tuple[str, float, Any]]] = defaultdict(list)
         self.violations: list[str] = []
         self.logged = _Logged(self)
 
     def violated(self, oracle: str, text: str) -> None:
         self.violations.append(f"{oracle}: {text}")
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    def now(self) -> float:
+        return self.cluster.loop.time() if self.cluster is not None else 0.0
 
-    def submitted(self, key: str, node: str, allowed: int) -> None:
+    def is_alive(self, node: str) -> bool:
+        """Whether a node, by its name in the network, is up."""
+        return self.cluster is not None and any(found.place == node for found in self.cluster.alive)
+
+    def lossy(self) -> None:
+        """Something happens from which calls may fail."""
+        self.harmless = False
+
+    def buried(self, life: bytes, reason: str) -> None:
+        """Some node takes this life for dead."""
+        if reason != "left" and self.cluster is not None:
+            for node in self.cluster.alive:
+                if node.runtime.life == life and not node.runtime.closing:
+                    self.false_death = True
+                    self.harmless = False
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def submitted(self, key: str, node: str, allowed: int, *, ends: bool = False) -> None:
         self.allowed[key] = allowed
         self.pending[key] = node
+        self.caller[key] = node
+        if ends:
+            self.ends_its_actor.add(key)
 
-    def started(self, key: str, where: str) -> None:
+    def started(self, key: str, where: str, incarnation: str = "") -> int:
+        """Something starts, in an incarnation of an actor or in none; returns how often it has by now."""
         starts = self.starts[key]
-        starts.append(where)
+        if incarnation:
+            actor, _, token = incarnation.rpartition("#")
+            if incarnation in starts:
+                self.violated("O2", f"{key} started twice in {incarnation}")
+            if not self.false_death and int(token) < self.incarnations[actor][-1]:
+                self.violated("O2", f"{key} started in {incarnation}, when there was a later one")
+        starts.append(incarnation or where)
         if len(starts) > self.allowed.get(key, 1):
             self.violated("O2", f"{key} started {len(starts)} times, at {starts}; allowed {self.allowed.get(key, 1)}")
+        return len(starts)
 
     def in_order(self, caller: str, actor: str, incarnation: str, number: int) -> None:
         at = (caller, actor, incarnation)
@@ -60,6 +126,78 @@ class Recorder:
         if number <= before:
             self.violated("O3", f"call {number} of {caller} to {actor} started after its call {before}")
         self.order[at] = max(before, number)
+
+    def ended(self, key: str, value: Any, wanted: Any) -> None:
+        self.pending.pop(key, None)
+        self.outcomes[key] = ("value", value)
+        if self.allowed[key] and not self.starts.get(key):
+            self.violated("O5", f"{key} has the value {value!r} and never started")
+        if value != wanted:
+            self.violated("O5", f"{key} has the value {value!r} instead of {wanted!r}")
+
+    def failed(self, key: str, error: BaseException) -> None:
+        self.pending.pop(key, None)
+        self.outcomes[key] = ("error", repr(error))  # not itself: its traceback holds the refs that were awaited
+        if getattr(error, "ran", None) is False and self.starts.get(key):
+            self.violated("O5", f"{key} ran, at {self.starts[key]}, and its error says that it did not: {error!r}")
+        if getattr(error, "ran", None) is True and not self.starts.get(key):
+            self.violated("O5", f"{key} never ran, and its error says that it did: {error!r}")
+        lost = isinstance(error, errors.ObjectLostError) and not isinstance(error, errors.OwnerDiedError)
+        if lost and not self.false_death:
+            self.violated("O7", f"{key} read an object that was freed too early: {error}")
+        if not isinstance(error, errors.ActorFwError):
+            self.violated("O5", f"{key} failed with what nobody raised: {error!r}")
+        if not self._expected(key, error):
+            self.lost.append((self.caller[key], key, repr(error)))
+
+    def _expected(self, key: str, error: BaseException) -> bool:
+        """Whether what the program itself did explains this error."""
+        what = key.rpartition(":")[2]
+        if isinstance(error, errors.TaskCancelledError):
+            return what.startswith("cancelled")
+        if isinstance(error, errors.DeadlineExceededError):
+            return what.startswith("due")
+        if isinstance(error, errors.ActorDiedError):
+            # A name that several fight for, or an actor that a leaving node could not place elsewhere.
+            return key in self.ends_its_actor or what in ("named", "after its end") or error.reason == "drained"
+        if isinstance(error, (errors.UnschedulableError, errors.MailboxFullError, errors.OverloadedError)):
+            return True
+        return isinstance(error, errors.ActorExistsError)
+
+    def called(self, handle: Any, key: str, ref: Any) -> None:
+        """A plain call of an actor, which is to have ended when the actor's end is told."""
+        self.open[self.caller[key], same_in_each_life(handle_id(handle))].append((key, self.now(), ref))
+
+    # -- actors --------------------------------------------------------------------------------------------------------
+
+    def incarnation(self, label: str, token: int) -> str:
+        """One is made; returns what it is called here."""
+        actor = f"{label}@{actorfw.context().actor_id}"
+        tokens = self.incarnations[actor]
+        if tokens and token <= tokens[-1] and not self.false_death:
+            self.violated("O2", f"incarnation {token} of {label} was made after {tokens[-1]}")
+        if not tokens or token > tokens[-1]:
+            tokens.append(token)
+        return f"{actor}#{token}"
+
+    def holds(self, name: str, actor: str) -> None:
+        """The holder of a name does something."""
+        held = self.holders.setdefault(name, [])
+        now = self.now()
+        for one in held:
+            if one[0] == actor:
+                one[2] = now
+                if one is not held[-1] and not self.false_death:
+                    self.violated("O6", f"{actor} acts as {name} at {now}, when {held[-1][0]} has the name")
+                return
+        held.append([actor, now, now])
+
+    def watching(self, node: str, handle: Any, *, alias: bool = False) -> Watcher:
+        watcher = Watcher(self, node, handle, alias)
+        self.told.append(watcher)
+        return watcher
+
+    # -- resources -----------------------------------------------------------------------------------------------------
 
     def device(self, where: str, index: int, key: str) -> None:
         holder = self.devices.get((where, index))
@@ -70,100 +208,60 @@ class Recorder:
     def device_free(self, where: str, index: int) -> None:
         self.devices.pop((where, index), None)
 
-    def ended(self, key: str, value: Any, wanted: Any) -> None:
-        self.pending.pop(key, None)
-        self.outcomes[key] = ("value", value)
-        if not self.starts.get(key):
-            self.violated("O5", f"{key} has the value {value!r} and never started")
-        if value != wanted:
-            self.violated("O5", f"{key} has the value {value!r} instead of {wanted!r}")
+    # -- the verdict ---------------------------------------------------------------------------------------------------
 
-    def failed(self, key: str, error: BaseException) -> None:
-        self.pending.pop(key, None)
-        self.outcomes[key] = ("error", repr(error))  # not itself: its traceback holds the refs that were awaited
-        if getattr(error, "ran", None) is False and self.starts.get(key):
-            self.violated("O5", f"{key} ran, at {self.starts[key]}, and its error says that it did not: {error!r}")
-        if isinstance(error, errors.ObjectLostError) and not isinstance(error, errors.OwnerDiedError):
-            self.violated("O7", f"{key} read an object that was freed too early: {error}")
-        if not isinstance(error, errors.ActorFwError):
-            self.violated("O5", f"{key} failed with what nobody raised: {error!r}")
-
-    # -- looking in, at any moment -------------------------------------------------------------------------------------
-
-    def look(self, cluster: SimCluster) -> None:
-        """Bounds that hold always."""
-        for node in cluster.alive:
-            runtime = node.runtime
-            free = runtime.ledger._free
-            for name, units in free.items():
-                # Those who waited in a worker and go on may exceed the totals.
-                least = -UNIT * len(runtime.pool.workers) if name == "CPU" else 0
-                if units < least or units > runtime.ledger.totals.units(name):
-                    self.violated("O9", f"{node.name} has {units} units of {name} left of {runtime.ledger.totals}")
-            if any(not 0 <= share <= UNIT for share in runtime.ledger._devices):
-                self.violated("O9", f"{node.name} has the devices {runtime.ledger._devices}")
-            for peer in runtime.peers.by_life.values():
-                self._look_at(node, peer)
-
-    def _look_at(self, node: SimNode, peer: Peer) -> None:
-        # A window that is not full yet takes one frame more.
-        if peer.unacked_bytes > self.window + (256 << 10) + 4096:
-            self.violated("O10", f"{node.name} keeps {peer.unacked_bytes} bytes unacknowledged for {peer.name}")
-        limit = node.runtime.config.max_outbox
-        if peer.queued_bytes > limit + (256 << 10):
-            self.violated("O10", f"{node.name} keeps {peer.queued_bytes} bytes waiting for {peer.name}")
-
-    # -- at the end ----------------------------------------------------------------------------------------------------
-
-    def quiet(self, cluster: SimCluster) -> None:
-        """O1: the faults are over since long."""
-        names = {node.name for node in cluster.alive}
-        for key, node_name in self.pending.items():
-            if node_name in names:
-                self.violated("O1", f"{key} of {node_name} is pending for ever; it started at {self.starts.get(key)}")
-        for node in cluster.alive:
-            runtime = node.runtime
-            tables: dict[str, Any] = {
-                "tasks": runtime.tasks.open,
-                "calls": runtime.calls.open,
-                "executions": runtime.execution.by_serial,
-                "foreign executions": runtime.execution._foreign,
-                "calls served": runtime.hosting._calls,
-                "questions": runtime.asks._open,
-                "fetches": runtime.objects._asked,
-                "streams": runtime.streams,
-                "relays": runtime.workercalls.relays,
-            }
-            for what, table in tables.items():
-                if table:
-                    self.violated("O1", f"{node.name} still has {what}: {_some(table)}")
-
-    def let_go(self, cluster: SimCluster) -> None:
-        """O7 and O9: nobody holds anything any more, and the grace is over."""
-        for node in cluster.alive:
-            runtime = node.runtime
-            names = ("records", "calls", "answering", "orphans", "stored")
-            held: Any = runtime.objects.ownership.snapshot()[0]
-            for name, table in zip(names, held, strict=True):
-                if table:
-                    self.violated("O7", f"{node.name} has ownership {name}: {_some(table)}")
-            tables: dict[str, Any] = {
-                "exported objects": runtime.objects._exported,
-                "actors guarded": runtime.guardians.actors,
-                "actors hosted": runtime.hosting.cells,
-                "pinned things": runtime.objects._pinned,
-            }
-            for what, table in tables.items():
-                if table:
-                    self.violated("O7", f"{node.name} still has {what}: {_some(table)}")
-            ledger = runtime.ledger
-            if dict(ledger._free) != dict(ledger.totals.amounts) or any(share != UNIT for share in ledger._devices):
-                self.violated("O9", f"{node.name} got back {ledger._free} {ledger._devices} of {ledger.totals}")
+    def calm(self) -> None:
+        """O11, and more than that: where nothing was done that may cost a call, none was lost and none run twice."""
+        if not self.harmless:
+            return
+        for node, key, error in self.lost:
+            if self.is_alive(node):
+                self.violated("O11", f"{key} failed, though nothing was lost: {error}")
+        for key, starts in self.starts.items():
+            if len(starts) > 1 and self.is_alive(key.partition(":")[0]):
+                self.violated("O11", f"{key} was started again, though nothing was lost: {starts}")
 
     def verdict(self) -> None:
         """Raises what was found."""
         if self.violations:
             raise Violation("\n".join(self.violations[:12]))
+
+
+class Watcher:
+    """One watch of an actor, by one node, and what it was told."""
+
+    def __init__(self, seen: Recorder, node: str, handle: Any, alias: bool) -> None:
+        assert seen.cluster is not None
+        self.seen = seen
+        self.node = node
+        self.id = same_in_each_life(handle_id(handle))
+        self.alias = alias  # the handle may stand for another actor
+        self.simulated = next(found for found in seen.cluster.nodes if found.place == node)
+        self.end = ""
+        self.life = b""  # of the node, when the end was told
+        self.incarnation = 0
+        self.error = ""
+
+    def failed(self, error: BaseException) -> None:
+        self.error = repr(error)
+
+    def told(self, told: Any) -> None:
+        seen = self.seen
+        if self.end:
+            seen.violated("O4", f"{self} was told {told} after {self.end}")
+        if isinstance(told, actorfw.Restarted):
+            if told.incarnation <= self.incarnation:
+                seen.violated("O4", f"{self} was told {told} after incarnation {self.incarnation}")
+            self.incarnation = told.incarnation
+            return
+        self.end = told.reason
+        self.life = self.simulated.runtime.life
+        for key, since, ref in seen.open.pop((self.node, self.id), ()):
+            if since < seen.now() - WAKING and not ref.done():
+                seen.violated("O4", f"{key} was open when {self} was told {told.reason}")
+
+    def __repr__(self) -> str:
+        return f"a watch by {self.node} of {self.id[0].hex()}:{self.id[1]}"
 
 
 class _Logged(logging.Handler):
@@ -174,10 +272,10 @@ class _Logged(logging.Handler):
         self.seen = seen
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("a tell of "):
+            return  # it has no answer that could say so, and so the log is where it is said
         trace = ""
         if record.exc_info and record.exc_info[1] is not None:
-            import traceback
-
             trace = "".join(traceback.format_exception(record.exc_info[1])[-4:])
         self.seen.violated("log", f"{record.getMessage()}\n{trace}")
 
@@ -186,8 +284,3 @@ def recorder() -> Recorder:
     """The one of the seed that runs now; user code of all nodes finds it here, since all live in this process."""
     assert Recorder.current is not None
     return Recorder.current
-
-
-def _some(table: Any) -> str:
-    shown = list(table.items() if isinstance(table, dict) else table)
-    return f"{len(shown)}, such as {', '.join(repr(one)[:300] for one in shown[:3])}"

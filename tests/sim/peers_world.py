@@ -28,6 +28,10 @@ class Node:
         self.ended: list[tuple[str, str, list[Sequence[Any]]]] = []
         self.large: list[tuple[list[Any], list[bytes]]] = []
         self.ups = 0
+        self.evidences: list[tuple[str, str]] = []
+        self.lost: list[tuple[str, list[Sequence[Any]]]] = []
+        self.backs = 0
+        self.judges = options.pop("judges", True)
         config = options.pop("config", Config())
         secrets = options.pop("secrets", (SECRET,))
         options = {"cluster": "test", "python": "3.11", **options}
@@ -44,6 +48,22 @@ class Node:
 
     def peer_up(self, peer: Peer) -> None:
         self.ups += 1
+
+    def evidence(self, peer: Peer, kind: str, detail: str) -> None:
+        """Notes it; a node that judges takes refusals and other lives for proof, as one of two members does."""
+        self.evidences.append((kind, detail))
+        if self.judges and kind in ("refused", "another_life"):
+            self.peers.bury(peer.life, detail)
+
+    def peer_lost(self, peer: Peer, detail: str, unsent: list[Sequence[Any]]) -> None:
+        self.lost.append((detail, unsent))
+
+    def linked(self, peer: Peer) -> None: ...
+
+    def rested(self, peer: Peer) -> None: ...
+
+    def peer_back(self, peer: Peer) -> None:
+        self.backs += 1
 
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
         self.ended.append((reason, detail, unsent))
@@ -69,18 +89,20 @@ class Node:
 class World:
     """A network with two nodes, a and b."""
 
-    def __init__(self, seed: int = 0, config: Config | None = None, **network: Any) -> None:
+    def __init__(self, seed: int = 0, config: Config | None = None, *, judges: bool = True, **network: Any) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.seed = seed
         self.config = config or Config()
+        self.judges = judges
         self.network = MemoryNetwork(loop, seed, **network)
         self.a = self.node("a")
         self.b = self.node("b")
 
     def node(self, name: str, **options: Any) -> Node:
-        return Node(SimEnv(self.loop, self.network, name, self.seed), name, config=self.config, **options)
+        env = SimEnv(self.loop, self.network, name, self.seed)
+        return Node(env, name, config=self.config, judges=self.judges, **options)
 
     async def listen(self) -> World:
         await self.a.listen()

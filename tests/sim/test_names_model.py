@@ -17,6 +17,8 @@ from typing import Any
 import msgpack
 import pytest
 
+from actorfw.core.copies import Copies
+from actorfw.core.entries import Key, Record, shard_of
 from actorfw.core.names import TICK, Entry, Names, Operation
 from actorfw.core.shards import SHARDS, Shards
 
@@ -46,6 +48,7 @@ class Weather:
     callers: int
     batches: bool = False  # crashes come together
     ambush: bool = False  # who has just handed shards over crashes
+    detached: int = 0  # names of detached actors
 
     @classmethod
     def draw(cls, rng: random.Random) -> Weather:
@@ -60,6 +63,7 @@ class Weather:
             callers=rng.choice((2, 4)),
             batches=rng.random() < 0.3,
             ambush=rng.random() < 0.4,
+            detached=rng.choice((0, 0, 15)),
         )
 
 
@@ -77,6 +81,7 @@ class Node:
     tokens: frozenset[int] = frozenset()
     requests: dict[int, tuple[float, str, str]] = field(default_factory=dict[int, "tuple[float, str, str]"])
     number: int = 0
+    guards: dict[bytes, tuple[Key, Entry]] = field(default_factory=dict[bytes, "tuple[Key, Entry]"])
 
 
 class Model:
@@ -102,6 +107,11 @@ class Model:
         self.ambushes = 0
         self.quiet = False
         self.listed: list[tuple[str, str, Entry]] | None = None
+        # Detached actors that exist by what their creators were told: the latest revision that is safe.
+        self.safe: dict[bytes, int] = {}
+        self.over: set[bytes] = set()
+        self.lost: set[bytes] = set()  # all who knew of them crashed at once
+        self.told = 0
 
     # -- events and channels -------------------------------------------------------------------------------------------
 
@@ -165,6 +175,19 @@ class Model:
                 self.send(node, instruction[1], ("names", instruction[2]))
             elif instruction[0] == "conflict":
                 self.conflicts += 1
+            elif instruction[0] == "guard":
+                node.guards[instruction[2].life] = instruction[1:]
+            elif instruction[0] == "give_up":
+                del node.guards[instruction[1][0]]
+            elif instruction[0] == "safe":
+                life, revision = instruction[1]
+                having = sum(self.knows(other, life) >= revision for other in self.nodes.values())
+                if having < min(3, len(node.machine._shards._ranked)) and life not in self.over:
+                    raise Violation(f"detached {life.hex()} is called safe with {having} nodes at {self.now:.3f}")
+                if life in self.safe:
+                    self.safe[life] = max(revision, self.safe[life])
+            elif instruction[0] == "asked":
+                self.apply(node, node.machine.answered(instruction[1], True, node.life, self.now))
             else:
                 self.on_answer(node, *instruction[1:])
         tokens = node.machine.kept_shards
@@ -183,6 +206,11 @@ class Model:
         self.slowest = max(self.slowest, self.now - asked)
         if op == "list":
             self.listed = payload
+        elif op == "guard":
+            self.told += ok
+        elif op == "create" and ok and payload[0].record is not None:
+            if payload[1]:
+                self.safe.setdefault(payload[0].life, payload[0].record.revision)
         elif op == "create" and ok and payload[1]:
             holders = self.holders.setdefault(name, {})
             holders[node.life] = payload[0]
@@ -286,6 +314,7 @@ class Model:
     def end(self, node: Node) -> None:
         node.gone = True
         self.lose_tail(node.life)
+        self.note_lost()
         for shard in node.tokens:
             self.keepers[shard].discard(node.life)
         for witness in self.nodes.values():
@@ -321,12 +350,74 @@ class Model:
         for life in sorted(node.view - {node.life}):
             self.send(node, life, ("goodbye",))
         node.gone = True
+        self.note_lost()
 
     def create(self, name: str) -> None:
         node = self.rng.choice(self.living())
         # One clock for all: a conflict between two entries would not be decided by skew here.
         entry = Entry(node.life, node.number + 1, 1, node.life, "address", self.now)
         self.ask(node, "create", name, (entry, self.rng.random() < 0.5))
+
+    def create_detached(self, name: str) -> None:
+        life = b"detached" + self.rng.randbytes(8)
+        record = Record(1, b"spec", "placing", b"", "", 0, "")
+        entry = Entry(life, shard_of("default", name), 1, life, "", self.now, record)
+        self.ask(self.rng.choice(self.living()), "create", name, (entry, True))
+        for _ in range(3):
+            self.at(self.now + self.rng.uniform(0.0, 6.0), self.ask_guardian, life, shard_of("default", name))
+
+    def ask_guardian(self, life: bytes, shard: int) -> None:
+        if life in self.safe and not self.quiet:
+            self.ask(self.rng.choice(self.living()), "guard", "", (life, shard, "where", None))
+
+    def change(self) -> None:
+        """Some guardian records what has become of a detached actor."""
+        guarding = [node for node in self.living() if node.guards]
+        if guarding:
+            node = self.rng.choice(guarding)
+            key, entry = self.rng.choice(sorted(node.guards.values()))
+            if not entry.ended:
+                ended = self.rng.random() < 0.1
+                record = entry.record._replace(revision=entry.record.revision + 1, state="ended" if ended else "up")
+                node.guards[entry.life] = (key, entry._replace(record=record))
+                self.over |= {entry.life} if ended else set()
+                ticket = (entry.life, record.revision)
+                self.apply(node, node.machine.record(key, entry.id, 1, record, ticket, self.now))
+        self.at(self.now + self.rng.random() * 0.1, self.change)
+
+    def knows(self, node: Node, life: bytes) -> int:
+        """The latest revision of a detached actor's record that a node has, 0 if none."""
+        shards = node.machine._shards
+        tables = [token.table for token in (*shards.tokens.values(), *shards._barred.values())]
+        tables += [copy.table for copy in shards.copies.of.values()]
+        found = [entry.record for table in tables for entry in table.values() if entry.life == life]
+        return max((record.revision for record in found if record is not None), default=0)
+
+    def note_lost(self) -> None:
+        living = [node for node in self.nodes.values() if not node.gone]
+        for life, revision in self.safe.items():
+            if not any(self.knows(node, life) >= revision for node in living):
+                self.lost.add(life)
+
+    def check_detached(self, living: list[Node]) -> None:
+        kept = {
+            entry.life: entry for node in living for entry in node.machine.kept.values() if entry.record is not None
+        }
+        for life, revision in self.safe.items():
+            entry = kept.get(life)
+            if life in self.lost or (life in self.over and (entry is None or entry.ended)):
+                continue
+            if entry is None or entry.record is None or entry.record.revision < revision:
+                raise Violation(f"detached {life.hex()} is {entry}, revision {revision} was safe")
+        for node in living:
+            here = {entry.life for entry in node.machine.kept.values() if entry.record is not None}
+            if here != node.guards.keys():
+                raise Violation(f"{node.life.hex()} guards {sorted(node.guards)}, its tables say {sorted(here)}")
+        copies = {shard for node in living for shard in node.machine._shards.copies.of}
+        for shard in copies:
+            having = [node for node in living if shard in node.machine._shards.copies.of]
+            if len(having) > 2:
+                raise Violation(f"shard {shard} has {len(having)} copies")
 
     def lookup(self, name: str) -> None:
         self.ask(self.rng.choice(self.living()), "lookup", name, None)
@@ -360,6 +451,12 @@ class Model:
             for _ in range(weather.callers):
                 self.at(start + rng.random() * rng.choice((0.02, 1.0)), self.create, f"n{number}")
             self.at(start + rng.random() * 2.0, self.lookup, f"n{number}")
+        for number in range(weather.detached):
+            start = rng.uniform(0.4, CHAOS)
+            for _ in range(2):
+                self.at(start + rng.random() * rng.choice((0.02, 1.0)), self.create_detached, f"d{number}")
+        if weather.detached:
+            self.at(0.5, self.change)
         for _ in range(3):
             self.at(rng.uniform(0.5, CHAOS), self.listing)
         self.run(CHAOS)
@@ -375,6 +472,8 @@ class Model:
             if len(keepers) != 1:
                 raise Violation(f"shard {shard} has {len(keepers)} keepers {slack} s after the last change")
         self.quiet = True
+        self.heap = [event for event in self.heap if event[2] != self.change]
+        heapq.heapify(self.heap)
         self.run(self.now + slack)
         living = [node for node in self.nodes.values() if not node.gone]
         for node in living:
@@ -382,7 +481,8 @@ class Model:
                 raise Violation(f"unanswered: {sorted(node.requests.values())}")
             if node.machine._shards._promised or node.machine._shards._recoveries or node.machine._waiting:
                 raise Violation(f"not at rest: {node.machine!r}")
-        kept = {key: entry for node in living for key, entry in node.machine.kept.items()}
+        self.check_detached(living)
+        kept = {key: e for node in living for key, e in node.machine.kept.items() if e.record is None}
         granted = {key: entry for node in living for key, entry in node.machine.granted.items()}
         held = {
             ("default", name): entry
@@ -402,8 +502,9 @@ class Model:
         self.ask(self.rng.choice(living), "list", "", None)
         self.run(self.now + slack_of(self.weather))
         expected = sorted((*key, entry) for key, entry in held.items())
-        if self.listed != expected:
-            raise Violation(f"listed {len(self.listed or ())} names, held are {len(expected)}")
+        listed = [row for row in self.listed or () if row[2].record is None]
+        if listed != expected:
+            raise Violation(f"listed {len(listed)} names, held are {len(expected)}")
 
 
 def slack_of(weather: Weather) -> float:
@@ -487,12 +588,31 @@ class LeaksGhosts(Names):
         pass
 
 
-def build(mutant: type[Names] | type[Shards]) -> Callable[[bytes, float], Names]:
+class AnswersAtOnce(Copies):
+    """A detached actor counts before anybody but its keeper knows of it."""
+
+    def when_safe(self, shard: int, then: Callable[[], None]) -> None:
+        then()
+
+
+class TakesCopiesAlong(Copies):
+    """Who hands a shard over keeps no copy, and does not say who has some."""
+
+    def passed(self, shard: int, version: int, table: Any, known: Any) -> list[bytes]:
+        super().passed(shard, version, table, known)
+        self.of.pop(shard, None)
+        return []
+
+
+def build(mutant: type[Names] | type[Shards] | type[Copies]) -> Callable[[bytes, float], Names]:
     def make(life: bytes, now: float) -> Names:
         if issubclass(mutant, Names):
             return mutant(life, now)
         names = Names(life, now)
-        names._shards.__class__ = mutant
+        if issubclass(mutant, Copies):
+            names._shards.copies.__class__ = mutant
+        else:
+            names._shards.__class__ = mutant
         return names
 
     return make
@@ -500,6 +620,11 @@ def build(mutant: type[Names] | type[Shards]) -> Callable[[bytes, float], Names]
 
 AMBUSHED_STORM = Weather(
     joiners=9, storm=0.05, crashes=5, leaves=0, detection=(0.002, 0.02), late=0.1, names=5, callers=2, ambush=True
+)
+
+
+DETACHED = Weather(
+    joiners=6, storm=2.0, crashes=3, leaves=1, detection=(0.01, 0.5), late=0.0, names=5, callers=2, detached=15
 )
 
 
@@ -516,9 +641,11 @@ AMBUSHED_STORM = Weather(
         (KeepsNamesOfTheDead, None),
         (SendsOnce, None),
         (LeaksGhosts, None),
+        (AnswersAtOnce, DETACHED),
+        (TakesCopiesAlong, DETACHED),
     ],
 )
-def test_the_model_catches(mutant: type[Names] | type[Shards], weather: Weather | None) -> None:
+def test_the_model_catches(mutant: type[Names] | type[Shards] | type[Copies], weather: Weather | None) -> None:
     for seed in range(MUTANT_SEEDS):
         try:
             Model(seed, build(mutant), weather).play()

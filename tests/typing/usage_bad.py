@@ -127,6 +127,8 @@ async def actors() -> None:
     Counter.remote("x")  # E
     Counter.remote(strt=1)  # E
     Counter.options(nam="x")  # E
+    Counter.options(max_restarts="3")  # E
+    Counter.options(restart_backoff="1")  # E
     Counter.options(max_retries=3)  # E: a task's
     Counter.options(name="x").remote("x")  # E
     c = Counter.remote(1)
@@ -148,6 +150,14 @@ async def actors() -> None:
     s: str = await c.bump()  # E
     h = await actorfw.get_actor("scores", Counter)
     await h.add("x")  # E
+    ended = await actorfw.watch(h)
+    await ended.actor.add("x")  # E
+    n: int = ended.reason  # E
+    await actorfw.watch(h, restarts=True)  # E: an iterator
+    actorfw.watch(h, restart=True)  # E
+    for event in actorfw.events():
+        event.name  # E: not every event has one
+    print(n)
     takes(Bare())  # E
     print(s)
 

@@ -147,6 +147,7 @@ class Counter(actorfw.Actor):
     max_concurrency=2,
     concurrency_groups={"io": 2},
     max_pending_calls=10,
+    overflow="error",
     num_cpus=1,
     executor="process",
 )
@@ -331,7 +332,10 @@ async def actors() -> None:
         u = tg.create_task(c.bump(1))
     assert_type(t.result(), int)
     assert_type(u.result(), int)
-    d = Counter.options(name="x", get_if_exists=True).options(num_cpus=1).remote(start=3)
+    assert_type(await c.bump.options(max_task_retries=2).remote(5), int)
+    e = Counter.options(max_restarts=-1, restart_backoff=0.5, max_task_retries=1).remote()
+    assert_type(await e.add(), int)
+    d = Counter.options(name="x", get_if_exists=True, detached=True).options(num_cpus=1).remote(start=3)
     assert_type(await d.add(), int)
     s = Scores.remote(1)
     assert_type(s, Scores)
@@ -349,9 +353,35 @@ async def actors() -> None:
     assert_type(local.n, int)
     assert_type(Bare(3).n, int)
     assert issubclass(Scores, Counter)
-    assert_type((await actorfw.info(c)).state, Literal["starting", "up", "ended"])
+    assert_type((await actorfw.info(c)).state, Literal["starting", "up", "restarting", "ended"])
     assert_type(await actorfw.stop(c), None)
     await actorfw.stop(d, timeout=3)
+    ended = await actorfw.watch(c)
+    assert_type(ended, actorfw.Terminated[Counter])
+    assert_type(ended.actor, Counter)
+    assert_type(ended.reason, str)
+    assert_type(actorfw.watch(c, restarts=False), Reply[actorfw.Terminated[Counter]])
+    async for told in actorfw.watch(c, restarts=True):
+        assert_type(told, actorfw.Restarted[Counter] | actorfw.Terminated[Counter])
+        match told:
+            case actorfw.Restarted(actor, incarnation):
+                assert_type(incarnation, int)
+                assert_type(await actor.add(1), int)
+            case actorfw.Terminated(_, reason):
+                assert_type(reason, str)
+    assert_type(actorfw.get(actorfw.watch(c)).reason, str)
+    await asyncio.wait_for(actorfw.watch(c), 1)
+    async for event in actorfw.events():
+        assert_type(event, actorfw.Event)
+        if isinstance(event, actorfw.NodeEvent):
+            assert_type(event.address, str)
+        match event:
+            case actorfw.ActorEnded(name=name, reason=why):
+                assert_type((name, why), tuple[str, str])
+            case _:
+                pass
+    for event in actorfw.events():
+        assert_type(event.kind, str)
     actorfw.kill(s)
 
 

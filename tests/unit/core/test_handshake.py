@@ -13,6 +13,7 @@ OTHER = b"o" * 16
 DIALLER = b"d" * 16
 ACCEPTOR = b"a" * 16
 INFO = {"name": "n", "address": "127.0.0.1:1"}
+SIDE = [3, 12.5, None]  # as `core.rebirth` makes it; the handshake only carries it
 
 
 def sides(
@@ -42,9 +43,9 @@ def challenge(dialling: Dialling, accepting: Accepting) -> bytes:
 def test_both_sides_in(seal: bool) -> None:
     dialling, accepting = sides(seal=seal)
     assert dialling.challenged(challenge(dialling, accepting)) == ACCEPTOR
-    proof = accepting.proven(body(dialling.prove(3, 17, INFO)))
+    proof = accepting.proven(body(dialling.prove(3, 17, SIDE, INFO)))
     assert not isinstance(proof, Refused)
-    assert (proof.life, proof.epoch, proof.seen, proof.info) == (DIALLER, 3, 17, INFO)
+    assert (proof.life, proof.epoch, proof.seen, proof.side, proof.info) == (DIALLER, 3, 17, SIDE, INFO)
     assert dialling.answered(body(accepting.welcome(5, INFO))) == Welcomed(5, INFO)
     assert dialling.write_key == accepting.read_key
     assert dialling.read_key == accepting.write_key
@@ -58,7 +59,7 @@ def test_keys_differ_from_link_to_link() -> None:
         dialling = Dialling(Offer(DIALLER, "c", "3.11", seal=True), (SECRET,), nonce, "x")
         accepting = Accepting(Offer(ACCEPTOR, "c", "3.11"), (SECRET,), b"2" * 32, "y")
         dialling.challenged(challenge(dialling, accepting))
-        accepting.proven(body(dialling.prove(1, 0, INFO)))
+        accepting.proven(body(dialling.prove(1, 0, SIDE, INFO)))
         dialling.answered(body(accepting.welcome(0, INFO)))
         keys |= {dialling.write_key, dialling.read_key}
     assert len(keys) == 4
@@ -75,7 +76,7 @@ def test_keys_differ_from_link_to_link() -> None:
 def test_secrets_can_be_rotated(dialler: tuple[bytes, ...], acceptor: tuple[bytes, ...]) -> None:
     dialling, accepting = sides(dialler, acceptor)
     dialling.challenged(challenge(dialling, accepting))
-    assert not isinstance(accepting.proven(body(dialling.prove(1, 0, INFO))), Refused)
+    assert not isinstance(accepting.proven(body(dialling.prove(1, 0, SIDE, INFO))), Refused)
 
 
 def test_another_secret_is_refused_with_a_reason_and_without_the_secret() -> None:
@@ -148,7 +149,7 @@ def test_no_byte_of_proof_or_welcome_can_be_changed() -> None:
     def until_proof() -> tuple[Dialling, Accepting, bytes]:
         dialling, accepting = sides(seal=True)
         dialling.challenged(challenge(dialling, accepting))
-        return dialling, accepting, body(dialling.prove(1, 0, INFO))
+        return dialling, accepting, body(dialling.prove(1, 0, SIDE, INFO))
 
     for at in range(len(until_proof()[2])):
         _, accepting, proof = until_proof()
@@ -178,7 +179,7 @@ def test_a_reflected_packet_proves_nothing() -> None:
 def test_refusals_after_the_proof_are_authentic() -> None:
     dialling, accepting = sides()
     dialling.challenged(challenge(dialling, accepting))
-    accepting.proven(body(dialling.prove(1, 0, INFO)))
+    accepting.proven(body(dialling.prove(1, 0, SIDE, INFO)))
     packet = body(accepting.refuse("epoch", "later", 4))
     assert dialling.answered(packet) == Refused("epoch", "later", 4)
     forged = msgpack.packb([5, "dead", "you are dead", 0, b"\0" * 32])

@@ -110,10 +110,10 @@ def test_a_founder_answers_by_itself(before: Entry | None, op: Any, payload: Any
     assert names.request(2, op, "space", "name", payload, 0.0) == [("answer", 2, ok, answer)]
 
 
-def test_only_the_same_incarnation_is_removed() -> None:
+def test_only_the_same_actor_is_removed() -> None:
     names = founder()
     names.request(1, "create", "", "name", (OLD, False), 0.0)
-    names.request(2, "remove", "", "name", (A, 1, 7), 0.0)
+    names.request(2, "remove", "", "name", (A, 7, 1), 0.0)
     assert names.kept == names.granted == {("", "name"): OLD}
     names.request(3, "remove", "", "name", OLD[:3], 0.0)
     assert names.kept == names.granted == {}
@@ -168,8 +168,8 @@ def test_requests_from_any_node_find_the_keeper() -> None:
 def test_a_token_is_passed_on_by_the_takers_own_view() -> None:
     shard = shard_ranked(C, B, A)
     names = member(B, A, C)
-    instructions = names.message(A, ("token", shard, 1, []), 0.0)
-    assert sent(instructions) == [(A, ("taken", shard)), (C, ("token", shard, 2, []))]
+    instructions = names.message(A, ("token", shard, 1, [], [], False), 0.0)
+    assert sent(instructions) == [(A, ("taken", shard)), (C, ("token", shard, 2, [], [], False))]
 
 
 def test_a_request_that_has_travelled_far_waits_and_then_starts_again() -> None:
@@ -215,9 +215,9 @@ def test_the_successor_of_a_dead_keeper_asks_all_and_mints_above_what_they_know(
     names = member(A, B, C, D)
     rounds = asks(names.dead(D, 1.0), shard)
     assert rounds.keys() == {B, C}
-    names.message(B, ("no", shard, rounds[B], 5, [("", name, held)], []), 1.0)
+    names.message(B, ("no", shard, rounds[B], 5, [("", name, held)], [], None), 1.0)
     assert shard not in names.kept_shards
-    instructions = names.message(C, ("no", shard, rounds[C], 3, [], []), 1.0)
+    instructions = names.message(C, ("no", shard, rounds[C], 3, [], [], None), 1.0)
     assert sent(instructions) == [(B, ("release", shard, rounds[B], 1005)), (C, ("release", shard, rounds[C], 1005))]
     assert names.kept == {("", name): held}
 
@@ -243,7 +243,7 @@ def test_a_recovery_gives_way_and_lets_all_promises_go(answer: str) -> None:
     shard = shard_ranked(A, B, C)
     names = member(A, B, C)
     number = asks(names.tick(1.0), shard)[B]
-    names.message(C, ("no", shard, number, 0, [], []), 1.0)
+    names.message(C, ("no", shard, number, 0, [], [], None), 1.0)
     extra = (C,) if answer == "busy" else ()
     instructions = names.message(B, (answer, shard, number, *extra), 1.0)
     assert sent(instructions) == [(B, ("release", shard, number, 0)), (C, ("release", shard, number, 0))]
@@ -257,9 +257,9 @@ def test_an_answer_of_an_earlier_round_does_not_count() -> None:
     first = asks(names.tick(1.0), shard)[B]
     names.message(B, ("recall", shard, first), 1.0)
     second = asks(names.tick(1.5), shard)[B]
-    names.message(B, ("no", shard, first, 0, [], []), 1.5)
+    names.message(B, ("no", shard, first, 0, [], [], None), 1.5)
     assert shard not in names.kept_shards
-    names.message(B, ("no", shard, second, 0, [], []), 1.5)
+    names.message(B, ("no", shard, second, 0, [], [], None), 1.5)
     assert shard in names.kept_shards
 
 
@@ -268,10 +268,10 @@ def test_newcomers_are_asked_too_and_so_are_those_only_others_know() -> None:
     names = member(A, B)
     number = asks(names.tick(1.0), shard)[B]
     assert asks(names.view((A, B, C), 1.1), shard) == {C: number}
-    assert asks(names.message(B, ("no", shard, number, 0, [], [A, B, C, D]), 1.2), shard) == {D: number}
-    names.message(C, ("no", shard, number, 0, [], []), 1.3)
+    assert asks(names.message(B, ("no", shard, number, 0, [], [A, B, C, D], None), 1.2), shard) == {D: number}
+    names.message(C, ("no", shard, number, 0, [], [], None), 1.3)
     assert shard not in names.kept_shards
-    names.message(D, ("no", shard, number, 0, [], []), 1.4)
+    names.message(D, ("no", shard, number, 0, [], [], None), 1.4)
     assert shard in names.kept_shards
 
 
@@ -279,7 +279,7 @@ def test_who_dies_need_not_answer() -> None:
     shard = shard_ranked(A, B, C)
     names = member(A, B, C)
     number = asks(names.tick(1.0), shard)[B]
-    names.message(B, ("no", shard, number, 0, [], []), 1.0)
+    names.message(B, ("no", shard, number, 0, [], [], None), 1.0)
     assert sent(names.dead(C, 1.1), "release")[0] == (B, ("release", shard, number, 1000))
     assert shard in names.kept_shards
 
@@ -304,7 +304,7 @@ def test_a_keeper_does_not_promise_nor_does_who_handed_over_and_has_no_confirmat
     assert sent(names.message(C, ("recover", shard, 2, b""), 0.0)) == [(C, ("have", shard, 2))]
     names.message(B, ("taken", shard), 0.0)
     ((to, answer),) = sent(names.message(C, ("recover", shard, 3, b""), 0.0))
-    assert (to, answer) == (C, ("no", shard, 3, 1, [], [A, B, C]))
+    assert (to, answer) == (C, ("no", shard, 3, 1, [], [A, B, C], None))
 
 
 def test_a_promise_comes_with_the_names_held_here() -> None:
@@ -345,7 +345,7 @@ def test_a_token_that_comes_while_the_shard_is_promised_waits_for_the_outcome(en
     shard = shard_ranked(A, B, C)
     names = member(A, B, C)
     names.message(C, ("recover", shard, 7, b""), 0.0)
-    instructions = names.message(B, ("token", shard, 4, []), 0.0)
+    instructions = names.message(B, ("token", shard, 4, [], [], False), 0.0)
     assert sent(instructions) == [(B, ("taken", shard)), (C, ("have", shard, 7))]
     assert shard not in names.kept_shards
     if end[0] == "dead":
@@ -424,7 +424,7 @@ def test_a_late_copy_of_a_create_is_taken_out_again() -> None:
     assert names.message(B, grant, 0.0) == []  # a copy while it is held changes nothing
     names.request(2, "remove", "", name, held[:3], 0.0)
     ((to, ask),) = sent(names.message(B, grant, 0.1))
-    assert (to, ask[4:]) == (B, ("remove", "", name, held[:3], 1))
+    assert (to, ask[4:]) == (B, ("remove", "", name, held.id, 1))
     assert names.message(B, ("reply", ask[2], 1, True, None), 0.2) == []
 
 
@@ -443,7 +443,7 @@ def test_where_two_tokens_meet_the_older_actor_stays_and_the_other_is_told() -> 
     names = founder(A)
     names.view((A, B, C), 0.0)
     names.request(1, "create", "", name, (younger, False), 0.0)
-    instructions = names.message(B, ("token", shard, 3, [("", name, older)]), 1.0)
+    instructions = names.message(B, ("token", shard, 3, [("", name, older)], [], False), 1.0)
     assert ("conflict", "", name, younger, older) in instructions
     assert names.kept == {("", name): older}
     assert names.granted == {}

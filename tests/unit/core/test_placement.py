@@ -81,11 +81,11 @@ class TestWhoMay:
 
     def test_a_full_window_waits(self) -> None:
         assert window(4) == 9
-        assert pick([member(A, own=8)]) == A
-        assert pick([member(A, own=9)]) is WAIT
+        assert pick([member(A, alike=8)]) == A
+        assert pick([member(A, alike=9)]) is WAIT
 
     def test_what_asks_for_nothing_has_no_window(self) -> None:
-        assert pick([member(A, own=900)], Shape()) == A
+        assert pick([member(A, alike=900)], Shape()) == A
 
     def test_who_sent_it_back_is_left_out(self) -> None:
         assert pick([member(A), member(B)], exclude=(A,)) == B
@@ -130,7 +130,7 @@ class TestAffinity:
     def test_hard(self) -> None:
         there = NodeAffinity(node_id_of(A))
         assert pick([member(ME), member(A), member(B)], scheduling=there, room=True) == A
-        assert pick([member(A, own=9), member(B)], scheduling=there) is WAIT
+        assert pick([member(A, alike=9), member(B)], scheduling=there) is WAIT
         assert pick([member(A, state="joining"), member(B)], scheduling=there) is WAIT
         assert pick([member(ME)], scheduling=NodeAffinity(node_id_of(ME))) is WAIT
         assert pick([member(ME)], scheduling=NodeAffinity(node_id_of(ME)), room=True) == ME

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from actorfw.core.session import (
@@ -9,8 +11,8 @@ from actorfw.core.session import (
     ACK_FRAMES,
     Adopt,
     CloseLink,
-    DeclareDead,
     DialAgain,
+    Evidence,
     RefuseLink,
     Resend,
     Session,
@@ -138,27 +140,57 @@ def test_a_lost_link_is_dialled_again_at_once_then_more_and_more_slowly() -> Non
     assert session.lost("other") == []
     assert session.lost("one") == [DialAgain(0.0)]
     delays = [session.dial_failed("unreachable", "no route", 0.5) for _ in range(10)]
-    assert delays[0] == [DialAgain(0.005)]
-    assert delays[1] == [DialAgain(0.010)]
-    assert delays[-1] == [DialAgain(0.5)]
+    nobody = Evidence("unreachable", "no route")
+    assert delays[0] == [nobody, DialAgain(0.005)]
+    assert delays[1] == [nobody, DialAgain(0.010)]
+    assert delays[-1] == [nobody, DialAgain(0.5)]
     assert session.offered("two", 5, 0)[-1] == Adopt("two")
     assert session.lost("two") == [DialAgain(0.0)]
-    assert session.dial_failed("unreachable", "no route", 1.0) == [DialAgain(0.010)]
+    assert session.dial_failed("unreachable", "no route", 1.0) == [nobody, DialAgain(0.010)]
 
 
-def test_nobody_there_or_somebody_else_is_death() -> None:
-    for how in ("refused", "another life"):
-        session = linked()
-        session.lost("one")
-        assert session.dial_failed(how, "why", 0.0) == [DeclareDead("why")]
-
-
-def test_a_refusal_is_no_proof_where_firewalls_refuse() -> None:
-    session = Session(LOW, HIGH, refusal_is_death=False)
-    session.offered("one", 1, 0)
+@pytest.mark.parametrize(
+    ("how", "kind"), [("refused", "refused"), ("another life", "another_life"), ("unreachable", "unreachable")]
+)
+def test_what_a_dial_meets_is_evidence_and_dialling_goes_on(how: Any, kind: Any) -> None:
+    session = linked()
     session.lost("one")
-    assert session.dial_failed("refused", "why", 1.0) == [DialAgain(0.010)]
-    assert session.dial_failed("another life", "why", 1.0) == [DeclareDead("why")]
+    for _ in range(3):
+        answer = session.dial_failed(how, "why", 0.0)
+        assert answer == [Evidence(kind, "why"), DialAgain(0.0)]
+    assert session.ended is None
+
+
+def test_a_dial_that_lost_a_race_is_no_evidence() -> None:
+    session = linked()
+    session.lost("one")
+    assert session.dial_failed("epoch", "why", 1.0) == [DialAgain(0.010)]
+
+
+def test_a_link_that_the_other_side_ended_is_evidence_and_one_that_was_cut_here_is_not() -> None:
+    session = linked()
+    assert session.lost("one", "reset") == [Evidence("eof", "reset"), DialAgain(0.0)]
+    session.offered("two", 5, 0)
+    assert session.lost("two") == [DialAgain(0.0)]
+
+
+def test_a_session_may_rest_only_when_all_is_acknowledged_and_dials_when_needed() -> None:
+    session = linked()
+    assert session.quiet()
+    n = session.put(b"1")
+    assert not session.quiet()
+    session.acknowledge(n)
+    session.processed(1, 10)
+    assert not session.quiet()
+    session.ack_written()
+    assert session.quiet()
+    session.rest()
+    assert session.link is None
+    assert session.resting
+    assert session.needed() == [DialAgain(0.0)]
+    assert not session.resting
+    session.offered("two", 5, 1)
+    assert session.needed() == []
 
 
 def test_a_failed_dial_means_nothing_once_the_other_side_has_come() -> None:
@@ -177,6 +209,24 @@ def test_what_can_t_be_decoded_three_times_holds_the_session_down() -> None:
     assert session.held
     assert not session.may_dial()
     assert session.offered("four", 4, 0) == [RefuseLink("four", 4)]
+
+
+def test_ten_links_of_garbage_hold_the_session_down_unless_there_is_sense_between() -> None:
+    session = linked()
+    seen = 0
+    for epoch in range(2, 30):  # garbage now and then, on a link that works
+        seen = session.seen + ACK_FRAMES
+        session.processed(seen, 1)
+        assert session.garbled() == [CloseLink(session_link(epoch - 1)), DialAgain(0.0)]
+        session.offered(session_link(epoch), epoch, 0)
+    for epoch in range(30, 39):
+        assert not session.held
+        assert session.garbled()
+        session.offered(session_link(epoch), epoch, 0)
+    assert session.held
+    assert session.link is None
+    assert not session.may_dial()
+    assert session.offered("again", 50, 0) == [RefuseLink("again", 50)]
 
 
 def session_link(epoch: int) -> str:

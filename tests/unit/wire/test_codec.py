@@ -52,6 +52,7 @@ class Handle:
     def __init__(self, number: int, interface: Any) -> None:
         self.number = number
         self.interface = interface
+        self.id = (LIFE, number)
 
 
 def export_ref(ref: Ref) -> tuple[WireRef, Any]:
@@ -351,7 +352,9 @@ def test_a_handle_brings_what_it_knows(codec: Codec) -> None:
     handle = Handle(9, {})
     wire = codec.pack([handle, Ref(1)])
     assert isinstance(wire, Packed)
-    assert wire.hold == [handle]  # what keeps it alive as long as the bytes exist
+    assert wire.hold == [handle, None]  # what keeps it alive as long as the bytes exist
+    handle.id = (b"another life....", 9)  # the node took a new life
+    assert wire.refs == [(b"another life....", 9, "host:2"), (LIFE, 1, "host:1")]
     again = codec.unpack(codec.pack([Handle(9, {"methods": ["add"], "made by": Ref(3)})]))[0]
     assert (again.number, again.interface) == (9, {"methods": ["add"], "made by": Ref(3)})
 
