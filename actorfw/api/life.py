@@ -23,6 +23,7 @@ from actorfw.api.nodeoptions import DEFAULTS, NodeOptionsDict, Secret, check_opt
 from actorfw.api.verbs import DRAIN_SECONDS
 from actorfw.io.env import RealEnv
 from actorfw.runtime import current
+from actorfw.runtime.node import Node as RuntimeNode
 from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.runtime.rows import DrainReport
 from actorfw.values.config import Config
@@ -30,7 +31,6 @@ from actorfw.values.errors import BlockingCallError, NotInitializedError, UsageE
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
-    from actorfw.runtime.node import Node as RuntimeNode
 
 __all__ = ["Node", "NodeContext", "init", "run", "shutdown"]
 
@@ -101,9 +101,6 @@ class Node:
         """Start on the running loop; returns when this node is a member of its cluster."""
         if self._node is not None:
             raise UsageError(f"node {self.name} was started before: make a new one")
-        # Half of what there is to load: a program that only decorates, or is a client's `--help`, does without.
-        from actorfw.runtime.node import Node as RuntimeNode
-
         self._node = RuntimeNode(RealEnv(), self._made)
         await self._node.start()
         return self
