@@ -105,14 +105,8 @@ def get(ref: Any, *, timeout: float | None = None) -> Any:
     if pending and not current.home().block(pending, timeout):
         left = sum(1 for one in pending if one._state == PENDING)
         raise GetTimeoutError(f"{left} of {len(waiting)} values were not there within {timeout:g} s; the work goes on")
-    values = [_outcome(one, timeout) for one in waiting]
+    values = [one.result() if isinstance(one, Reply) else _of_future(one, timeout) for one in waiting]
     return values if many else values[0]
-
-
-def _outcome(one: Any, timeout: float | None) -> Any:
-    if isinstance(one, Gathered) and one._state == PENDING:
-        return [ref.result() for ref in one.refs]  # all are done; the loop has not told the whole yet
-    return one.result() if isinstance(one, Reply) else _of_future(one, timeout)
 
 
 def _awaitable(given: Any) -> Any:

@@ -61,7 +61,8 @@ class Gathered(Reply[list[T]]):
 
     def result(self) -> list[T]:
         """Fresh copies of the values; raises as `Reply.result` does."""
-        if self._state == READY:
+        # The loop tells the whole after its parts: a thread that has waited for those may ask in between.
+        if self._state == READY or (self._state == PENDING and all(ref.done() for ref in self.refs)):
             return [ref.result() for ref in self.refs]
         raise self._error()
 

@@ -34,8 +34,8 @@ async def there(cluster: actorfw.LocalCluster, request: pytest.FixtureRequest) -
 def marked(folder: str, *, end: bool = True) -> None:
     """Tells when it starts and how it ends."""
     path = Path(folder)
-    (path / "started").touch()
     try:
+        (path / "started").touch()  # an interrupt may come as soon as this is seen
         while True:
             time.sleep(0.01)
             if (path / "let go").exists():
@@ -47,8 +47,8 @@ def marked(folder: str, *, end: bool = True) -> None:
 
 async def marked_async(folder: str) -> None:
     path = Path(folder)
-    (path / "started").touch()
     try:
+        (path / "started").touch()
         while not (path / "let go").exists():
             await asyncio.sleep(0.01)
     except BaseException as error:
