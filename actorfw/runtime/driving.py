@@ -7,6 +7,7 @@ as anywhere.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Coroutine, Generator
 from contextvars import Context
@@ -113,7 +114,9 @@ async def close(items: Any, context: Context | None = None) -> None:
             items.close()
         else:
             context.run(items.close)
-    except Exception:  # user code, and what it raises now is nobody's answer
+    except asyncio.CancelledError:
+        raise
+    except BaseException:  # user code, and what it raises now is nobody's answer
         logger.exception("closing the generator %s failed", getattr(items, "__qualname__", items))
 
 

@@ -40,6 +40,9 @@ logger = logging.getLogger("actorfw.actors")
 
 INTERLEAVED_AT_ONCE: Final = 256
 
+News = tuple[Any, ...]
+"""What the node's loop is to call, and with what."""
+
 
 class _Run(Step):
     """One call while it is in hand: from its start to its answer."""
@@ -103,21 +106,36 @@ class ThreadCell(Grouped):
 
     _threads: ThreadPoolExecutor | threading.Thread | None
 
-    def _submit(self, context: Context, make: Callable[[], Coroutine[Any, Any, None]], run: _Run | None = None) -> None:
-        """Run a coroutine in the actor's threads; without a loop of its own it is one that never waits."""
+    def _submit(self, context: Context, make: Callable[[], Coroutine[Any, Any, News]], run: _Run | None = None) -> None:
+        """Run a coroutine in the actor's threads, then tell the node's loop what it returns.
+
+        Without a loop of its own it is a coroutine that never waits.
+        """
         self._busy += 1
         loop = self._loop
         if loop is None:
             assert isinstance(self._threads, ThreadPoolExecutor)
-            self._threads.submit(context.run, _run_through, make)
+            self._threads.submit(self._run_through, context, make)
             return
 
+        async def whole() -> None:
+            self.node.post(*await make())
+
         def begin() -> None:
-            task = loop.create_task(make(), context=context)
+            task = loop.create_task(whole(), context=context)
             if run is not None:
                 run.task = task
 
         loop.call_soon_threadsafe(begin)
+
+    def _run_through(self, context: Context, make: Callable[[], Coroutine[Any, Any, News]]) -> None:
+        try:
+            context.run(make().send, None)
+        except StopIteration as stop:
+            # Only now, out of the context: the next step of a generator enters it in another thread.
+            self.node.post(*stop.value)
+        else:
+            raise AssertionError("it waited, and there is no loop")
 
     async def _finish(self, value: Awaitable[Any]) -> Any:
         """Wait for what a method gave, where its loop is."""
@@ -147,7 +165,7 @@ class ThreadCell(Grouped):
         self.interface = interface
         self.methods = interface.methods
 
-        async def make() -> None:
+        async def make() -> News:
             try:
                 if self._pace is not None:
                     await asyncio.sleep(self._pace(self.recipe.name))
@@ -158,9 +176,8 @@ class ThreadCell(Grouped):
                     if inspect.isawaitable(started):
                         await self._finish(started)
             except BaseException as error:  # user code may raise anything: it is a crash of the actor, not of the node
-                self.node.post(self._not_made, error, then)
-            else:
-                self.node.post(self._is_up, instance, then)
+                return self._not_made, error, then
+            return self._is_up, instance, then
 
         self._submit(self._context(None), make)
 
@@ -234,16 +251,15 @@ class ThreadCell(Grouped):
 
     # -- in a thread of the actor's ------------------------------------------------------------------------------------
 
-    async def _perform(self, run: _Run) -> None:
+    async def _perform(self, run: _Run) -> News:
         call = run.call
         try:
             state, out = await self._outcome(run)
         except BaseException as error:  # likewise
             if run.items is not None:
                 await driving.close(run.items)
-            self.node.post(self._raised, call, error)
-        else:
-            self.node.post(self._returned, call, state, out)
+            return self._raised, call, error
+        return self._returned, call, state, out
 
     async def _outcome(self, run: _Run) -> tuple[int, Any]:
         """How the call ended, or (0, item) if it is a generator that yielded."""
@@ -388,9 +404,9 @@ class ThreadCell(Grouped):
     def discard(self, step: Step) -> None:
         if isinstance(step, _Run) and self.state != ENDED:
 
-            async def close() -> None:
+            async def close() -> News:
                 await driving.close(step.items)
-                self.node.post(self._closed)
+                return (self._closed,)
 
             self._submit(step.context, close)
 
@@ -409,15 +425,14 @@ class ThreadCell(Grouped):
             return
         self._hooked = True
 
-        async def stop() -> None:
+        async def stop() -> News:
             try:
                 done = hook(self.reason)
                 if inspect.isawaitable(done):
                     await self._finish(done)
-            except Exception:  # user code, and nobody waits for it
+            except BaseException:  # user code, and nobody waits for it; the thread is ours
                 logger.exception("on_stop of actor %s failed", self.title)
-            finally:
-                self.node.post(self._stopped)
+            return (self._stopped,)
 
         self._submit(self._context(None), stop)
         self._limit = self.node.env.call_later(HOOK_SECONDS, self._too_long)
@@ -449,14 +464,6 @@ class _StoppedError(Exception):
 def is_asynchronous(methods: Any) -> bool:
     """Whether a class has coroutines, so that its actors need a loop."""
     return any(info.kind in (ASYNC, ASYNC_GENERATOR) for info in methods.values())
-
-
-def _run_through(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    try:
-        make().send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waited, and there is no loop")
 
 
 async def _as_coroutine(value: Awaitable[Any]) -> Any:

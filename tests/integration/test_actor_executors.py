@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -119,6 +120,20 @@ async def test_what_is_not_an_exception_arrives_as_task_error(cluster: actorfw.L
     with pytest.raises(actorfw.TaskError, match="SystemExit"):
         await a.leave()
     assert [i async for i in a.items.remote()] == [0, 1, 2]
+
+
+async def test_the_steps_of_a_generator_may_change_threads_at_any_moment(cluster: actorfw.LocalCluster) -> None:
+    # The first thread may be suspended between its step and its way out of the call's context, which the next step
+    # enters in another thread. A thread switch every microsecond finds that within a few streams.
+    a = Plain.options(executor="thread", **await on("here")).remote()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            async with asyncio.timeout(20):
+                assert [i async for i in a.items.remote()] == [0, 1, 2]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("executor", ["process", "thread"])
