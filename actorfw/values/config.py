@@ -7,9 +7,7 @@ these say how patient it is and how much it may hold.
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Literal, cast
 
 from actorfw.values.errors import UsageError
@@ -45,6 +43,15 @@ class Config:
         borrow_grace: how long what a dead node borrowed is kept, so that those it passed it on to can register.
         max_outbox: bytes that may wait on this node to be sent (default an eighth of memory).
         max_workers: worker processes at most, those blocked in `get()` included (default 64 + cores).
+        max_lineage: bytes of finished tasks and their arguments that are kept to make lost results again; past that the
+            oldest results can't be (default 64 MiB, some 60,000 tasks with small arguments).
+        spill_folder: where objects go that `object_store_memory` has no room for: a folder of this machine (default:
+            the system's one for temporary files, in a folder of the node's own) or any URL that fsspec knows.
+        spill_limit: bytes that objects may take there (default: all but a twentieth of the disk).
+        room_timeout: how long whoever makes an object waits for room before `ObjectStoreFullError`.
+        memory_threshold: the share of the machine's or control group's memory in use from which worker processes are
+            stopped, the newest that can run again first; 1 never does.
+        memory_interval: seconds between two looks at that.
 
     Raises:
         UsageError: a value of the wrong type or out of range; the message names the field.
@@ -59,18 +66,39 @@ class Config:
     borrow_grace: float = 15.0
     max_outbox: int = field(default_factory=_eighth_of_memory)
     max_workers: int = field(default_factory=_worker_limit)
+    max_lineage: int = 64 * 1024 * 1024
+    spill_folder: str | None = None
+    spill_limit: int | None = None
+    room_timeout: float = 30.0
+    memory_threshold: float = 0.95
+    memory_interval: float = 0.25
 
     def __post_init__(self) -> None:
         for name, allowed in (("profile", ("lan", "local", "wan")), ("partition", ("ap", "majority"))):
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"Config.{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
-        for name in ("join_timeout", "link_patience", "stall_limit", "borrow_grace"):
+        for name in (
+            "join_timeout",
+            "link_patience",
+            "stall_limit",
+            "borrow_grace",
+            "room_timeout",
+            "memory_interval",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise UsageError(f"Config.{name} is {value!r}; it must be a number of seconds above 0")
-        for name in ("max_outbox", "max_workers"):
+        threshold = cast("object", self.memory_threshold)
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
+            raise UsageError(f"Config.memory_threshold is {threshold!r}; it must be a number above 0, 1 at most")
+        folder = cast("object", self.spill_folder)
+        if folder is not None and (not isinstance(folder, str) or not folder):
+            raise UsageError(f"Config.spill_folder is {folder!r}; it must be the path of a folder, or a URL")
+        for name in ("max_outbox", "max_workers", "spill_limit"):
             value = getattr(self, name)
+            if name == "spill_limit" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"Config.{name} is {value!r}; it must be an integer above 0")
         voters = cast("object", self.voters)
@@ -89,8 +117,11 @@ class Config:
         Raises:
             UsageError: the file can't be read, or has a key that is no field.
         """
+        import tomllib  # few programs read such a file
+
         try:
-            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            with open(path, "rb") as file:
+                data = tomllib.load(file)
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"the configuration file {os.fspath(path)} can't be read: {error}") from error
         known = [f.name for f in fields(cls)]

@@ -134,7 +134,15 @@ class GetTimeoutError(ActorFwError, TimeoutError):
 
 
 class WorkerDiedError(ActorFwError):
-    """The worker process that ran the task ended."""
+    """The worker process that ran the task ended.
+
+    Attributes:
+        out_of_memory: whether its node stopped it because memory was short.
+    """
+
+    def __init__(self, message: str = "", *, out_of_memory: bool = False, ran: bool | None = None) -> None:
+        super().__init__(message, ran=ran)
+        self.out_of_memory: bool = out_of_memory
 
 
 class NodeDiedError(ActorFwError):

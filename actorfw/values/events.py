@@ -6,7 +6,9 @@ then. Who publishes which, and to whom they travel, is `runtime.events`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from actorfw.values.data import Data
 
 __all__ = [
     "ActorEnded",
@@ -29,8 +31,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Data):
     """Anything that `actorfw.events()` yields."""
 
     @property
@@ -46,7 +47,6 @@ class Event:
 # -- members, as the node that is asked sees them ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class NodeEvent(Event):
     """Something about a member of the cluster, as this node sees it.
 
@@ -65,47 +65,38 @@ class NodeEvent(Event):
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class NodeJoined(NodeEvent):
     """A node asks to be a member; nothing is placed on it yet. Published when this node first hears of that life."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeUp(NodeEvent):
     """A member takes work from now on. Published once for each life, when it has been dialled back."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeStalled(NodeEvent):
     """A member's process does not answer while its machine does. It gets no new work; nothing has failed."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeResumed(NodeEvent):
     """A member that was stalled or suspected answers again."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeSuspected(NodeEvent):
     """A member can't be reached. It may refute that; else it is declared dead."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeLeaving(NodeEvent):
     """A member drains: it takes no new work and hands over what it has."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeLeft(NodeEvent):
     """A member has left in an orderly way."""
 
 
-@dataclass(frozen=True, slots=True)
 class NodeDied(NodeEvent):
     """A member was declared dead: final for that life. Published after its calls and watches here have ended."""
 
 
-@dataclass(frozen=True, slots=True)
 class Reborn(NodeEvent):
     """This node was declared dead while it lived, and goes on as a new life. Published when it has joined again."""
 
@@ -113,12 +104,10 @@ class Reborn(NodeEvent):
 # -- actors, from the whole cluster ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class ActorEvent(Event):
     """Something about an actor, anywhere in the cluster."""
 
 
-@dataclass(frozen=True, slots=True)
 class ActorRestarted(ActorEvent):
     """An actor runs again, as a new incarnation. Published by its guardian when its new host has made it.
 
@@ -139,7 +128,6 @@ class ActorRestarted(ActorEvent):
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class ActorEnded(ActorEvent):
     """An actor has ended for good. Published by its guardian; by its host if the guardian is dead.
 
@@ -158,7 +146,6 @@ class ActorEnded(ActorEvent):
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class NameConflict(ActorEvent):
     """Two parts of the cluster that had lost sight of each other had both given a name. Published by the name's keeper.
 
@@ -177,7 +164,6 @@ class NameConflict(ActorEvent):
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class TellFailed(ActorEvent):
     """A method that was called by `tell` raised. Published by the actor's node, which logs it too.
 
@@ -197,7 +183,6 @@ class TellFailed(ActorEvent):
 # -- the reader itself -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class EventsDropped(Event):
     """This reader was too slow: its oldest events are gone. Stands where they would have stood.
 

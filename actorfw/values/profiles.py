@@ -9,15 +9,15 @@ implementation, HashiCorp's memberlist; "memberlist" below means the defaults of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, log, log2, log10
 from typing import Final
+
+from actorfw.values.data import Data
 
 __all__ = ["LAN", "LOCAL", "PROFILES", "WAN", "Profile"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Profile:
+class Profile(Data, kw_only=True):
     """The parameters of one kind of network. Spans in seconds.
 
     Attributes:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
+from actorfw.values.data import Data
 from actorfw.values.errors import UsageError
 from actorfw.values.ids import NODE_ID_BYTES, RefId, text_id
 
@@ -48,8 +49,7 @@ class NodeAffinity:
         return f"node {self.node_id}"
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class Labels:
+class Labels(Data):
     """Run only on nodes whose labels are these.
 
     Args:
@@ -101,8 +101,7 @@ def _holds(actual: str | None, wanted: str) -> bool:
     return actual != wanted[1:] if wanted[0] == "!" else actual == wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Data):
     """One bundle of a placement group, as the option `scheduling`: run in there.
 
     Attributes:
@@ -117,8 +116,7 @@ class Bundle:
         return f"bundle {self.index} of {self.group}"
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementGroup:
+class PlacementGroup(Data):
     """Resources that are set aside on several nodes together; made by `actorfw.placement_group`.
 
     As the option `scheduling`: run in any of its bundles. It is a plain value: it can be sent and stored, and keeps
