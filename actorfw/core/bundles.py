@@ -19,11 +19,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from actorfw.core.ledger import UNIT, Grant, Ledger, Shape
+from actorfw.values.data import Data
 from actorfw.values.errors import UsageError
 from actorfw.values.ids import Life
 
@@ -183,8 +183,7 @@ def _matching(wanted: Sequence[Shape], lives: Sequence[Life], free: Mapping[Life
 # -- the owner's side --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
+class Prepare(Data):
     """Ask a host to set a bundle aside."""
 
     life: Life
@@ -193,8 +192,7 @@ class Prepare:
     shape: Shape
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Data):
     """Tell a host that its bundle is in use from now on."""
 
     life: Life
@@ -202,8 +200,7 @@ class Commit:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(Data):
     """Tell a host to let go of a bundle."""
 
     life: Life
@@ -211,13 +208,11 @@ class Free:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Data):
     """All bundles have a place now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(Data):
     """There is no way to place what is left, by what is free now; `ever`: nor by what members have in all."""
 
     ever: bool
@@ -366,8 +361,7 @@ class Group:
 # -- the host's side ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Data, frozen=False):
     attempt: int
     grant: Grant
     expires: float | None  # None: committed

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, cast
 
 from actorfw.core.entries import Key, Table, rows_of, table_of
+from actorfw.values.data import Data
 from actorfw.values.ids import Life
 
 __all__ = ["COPIES", "Copies", "Copy"]
@@ -23,8 +24,7 @@ __all__ = ["COPIES", "Copies", "Copy"]
 COPIES: Final = 2
 
 
-@dataclass(slots=True)
-class Copy:
+class Copy(Data, frozen=False):
     """What another keeper's shard said, as far as it is to outlive that keeper."""
 
     version: int
@@ -32,8 +32,7 @@ class Copy:
     table: Table
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(Data, frozen=False):
     """A shard kept here that has detached entries, or had some."""
 
     version: int

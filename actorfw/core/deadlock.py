@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from actorfw.values.data import Data
 
 __all__ = ["ROOT", "Ask", "CallKey", "Chase", "Found", "Instruction", "Lost", "Turn", "Wait"]
 
@@ -36,16 +37,14 @@ MOST: Final = 1000
 """Calls after which a chase gives up: whoever builds larger circles has to find them otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Data):
     """A call that a turn waits for, and where to ask about it (opaque here)."""
 
     call: CallKey
     where: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Data):
     """A method's run that is suspended, and goes on only when one of these calls ends.
 
     Args:
@@ -59,23 +58,20 @@ class Turn:
     waits: tuple[Wait, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Data):
     """Ask what keeps this call from ending; hand the answer to `Chase.heard`."""
 
     wait: Wait
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Data):
     """A circle: fail this call. `names`: the turns along the circle, first the one that waits for the call."""
 
     victim: CallKey
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Data):
     """Nothing certain was found."""
 
 

@@ -30,7 +30,8 @@ HIDDEN: Final = "\0detached"
 """The namespace of detached actors that nobody named."""
 
 ALIASES: Final = "\0alias"
-"""The namespace of the ids that `get_if_exists` gave to handles before it found an older actor."""
+"""The namespace of ids of which it is only known what became of them: those that `get_if_exists` gave to handles before
+it found an older actor, and those of actors that ended and whose names others have."""
 
 
 class Record(NamedTuple):

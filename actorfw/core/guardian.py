@@ -21,9 +21,10 @@ Rules:
 from __future__ import annotations
 
 import random
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from actorfw.values.ids import Life
+from actorfw.values.rare import Rare
 
 __all__ = [
     "AT_ONCE",
@@ -206,18 +207,23 @@ class Guardian:
         backoff: seconds of the pause before the first restart, at most; each further one doubles it.
     """
 
-    __slots__ = ("_backoff", "_failures", "_up_at", "host", "how", "incarnation", "left", "reason", "state")
+    __slots__ = ("_backoff", "_rare", "host", "incarnation", "left", "state")
+
+    how: Rare[str] = Rare("")
+    """The end that was asked for."""
+    reason: Rare[str] = Rare("")
+    """How it ended."""
+    _failures: Rare[int] = Rare(0)
+    """In a row."""
+    _up_at: Rare[float] = Rare(0.0)
 
     def __init__(self, restarts: int = 0, backoff: float = 0.1) -> None:
+        self._rare: dict[str, Any] | None = None
         self.state = PLACING
         self.incarnation = 1
         self.host: Life | None = None  # of this incarnation, once it is chosen
         self.left = restarts
-        self.how = ""  # the end that was asked for
-        self.reason = ""  # how it ended
         self._backoff = backoff
-        self._failures = 0  # in a row
-        self._up_at = 0.0
 
     @property
     def lasting(self) -> bool:

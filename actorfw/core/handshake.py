@@ -19,13 +19,14 @@ The packets are msgpack, never pickle. HELLO's first field after the kind is the
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b, sha256
 from struct import Struct
 from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
 
+from actorfw.values.data import Data
 from actorfw.values.errors import ActorFwError, AuthenticationError, ProtocolError, VersionMismatchError
 from actorfw.values.ids import LIFE_BYTES
 
@@ -69,8 +70,7 @@ RefusalCode: TypeAlias = Early | Literal["epoch", "closing", "self", "dead", "re
 is; they will see when they meet again; the refused life has had a successor; it has left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Data):
     """Who one side is, as far as it may be told to anybody.
 
     Args:
@@ -91,8 +91,7 @@ class Offer:
         return [self.protocol, self.python, self.cluster, SEALS if self.seal else 0, self.life, nonce]
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Data):
     """What an authenticated dialler says."""
 
     life: bytes
@@ -102,16 +101,14 @@ class Proof:
     info: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Welcomed:
+class Welcomed(Data):
     """What an authenticated acceptor says when it takes the link."""
 
     seen: int
     info: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Data):
     """The other side, authenticated, does not take the link.
 
     Args:
@@ -125,8 +122,7 @@ class Refused:
     epoch: int = 0
 
 
-@dataclass(slots=True)
-class _Secrets:
+class _Secrets(Data, frozen=False):
     """The secrets and what was agreed so far: kept out of every repr."""
 
     accepted: tuple[bytes, ...] = field(repr=False)

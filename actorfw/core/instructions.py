@@ -5,10 +5,10 @@ Responsible for: naming them. Leaves to others: deciding (`core.membership`) and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from actorfw.core.records import Record
+from actorfw.values.data import Data
 from actorfw.values.ids import Life
 
 __all__ = [
@@ -26,8 +26,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Data):
     """Send a membership message. It may be lost: when there is no link, drop it or dial first, but do not let such
     messages pile up for a link that is down.
 
@@ -40,8 +39,7 @@ class Send:
     message: list[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class AskKernel:
+class AskKernel(Data):
     """Find out whether the peer's kernel has acknowledged what was sent to it; answer with `Membership.kernel`.
 
     Attributes:
@@ -52,8 +50,7 @@ class AskKernel:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(Data):
     """Try to reach the member now; answer with `Membership.evidence` ("linked", "refused", "unreachable" or
     "another_life"). Asked again only after an answer or at the next reason."""
 
@@ -61,8 +58,7 @@ class Dial:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(Data):
     """What this node holds of a member has changed: it is new, or its phase, state, totals or labels are others.
 
     Attributes:
@@ -78,8 +74,7 @@ class StateChanged:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Data):
     """On what grounds a member is held dead.
 
     Attributes:
@@ -93,8 +88,7 @@ class Verdict:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(Data):
     """The member is dead: final. It is out of the view and a tombstone is kept."""
 
     life: Life
@@ -102,8 +96,7 @@ class Dead:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Data):
     """The member has left and named an heir (b"" if it had nothing to hand over): final."""
 
     life: Life
@@ -111,8 +104,7 @@ class Left:
     heir: Life
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(Data):
     """This node alone does not reach the member; nobody confirms. Not final: authorises nothing but failing or
     re-routing calls. Ends with a `StateChanged` back to "up", or with `Dead` or `Left`."""
 
@@ -120,16 +112,14 @@ class Unreachable:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToldDead:
+class ToldDead(Data):
     """Somebody holds this node's life for dead, which is final there: this node has to be born again."""
 
     by: Life
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(Data):
     """The members to keep links to have changed. Up to `ring.MESH` members, these are all of them.
 
     Attributes:

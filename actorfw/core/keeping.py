@@ -96,7 +96,13 @@ class Keeper:
 
     def _serve_create(self, shard: int, token: Token, key: Key, ask: Ask) -> None:
         entry, old = Entry.of(ask.payload[0]), token.table.get(key)
-        if old is not None and not old.ended and not old.is_same(entry):
+        known = token.table.get((ALIASES, entry.life.hex())) if entry.record is not None else None
+        if known is not None:
+            # A copy of a request that was served. Whoever it led to may have ended since, and the name be free: to
+            # make the actor now would make one that nobody waits for, or one a second time.
+            meant = _meant(known, token)
+            self._reply(ask, True, (tuple(meant), meant is known))
+        elif old is not None and not old.ended and not old.is_same(entry):
             if ask.payload[1]:
                 if entry.record is not None:
                     self._enter_alias(shard, token, entry, old)
@@ -122,7 +128,7 @@ class Keeper:
 
     def _enter(self, shard: int, token: Token, key: Key, entry: Entry, old: Entry | None, ask: Ask) -> None:
         if old is not None and old.ended and not old.is_same(entry):
-            self._tell(("give_up", old.id))
+            self._set_aside(shard, token, old)
             token.holds.pop(key, None)
             self.shards.copies.changed(shard, token.version, key)
         if entry.record is None:
@@ -135,6 +141,14 @@ class Keeper:
                 self._tell(("guard", key, entry))
             answer = (tuple(entry), True)
             self.shards.copies.when_safe(shard, lambda: self._reply(ask, True, answer))
+
+    def _set_aside(self, shard: int, token: Token, ended: Entry) -> None:
+        """A name is free for another actor. A copy of the request that made this one may still be on its way."""
+        key = (ALIASES, ended.life.hex())
+        token.table[key] = ended
+        self.shards.copies.changed(shard, token.version, key)
+        self._tell(("guard", key, ended))
+        self._note_ended(shard, key, ended)
 
     # -- hosts that hold names, with leases ----------------------------------------------------------------------------
 
@@ -286,6 +300,19 @@ class Keeper:
             token.holds.pop(key, None)
             self.shards.copies.changed(shard, token.version, key)
             self._tell(("give_up", id))
+
+
+def _meant(alias: Entry, token: Token) -> Entry:
+    """Whom what stands under an id leads to, in the entry of its name if it still has one."""
+    record = alias.record
+    assert record is not None
+    if record.state != "alias":
+        return alias
+    id = (record.host, int(record.reason))
+    for entry in token.table.values():
+        if entry.id == id:
+            return entry
+    return alias._replace(life=id[0], number=id[1], guardian=id[0], address=record.address)
 
 
 def _found(entry: Entry | None) -> tuple[bool, Any]:

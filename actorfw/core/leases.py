@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, TypeAlias, cast
 
 from actorfw.core.voters import TTL, Ballot, Value, majority_of
+from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Life
 
@@ -33,8 +34,7 @@ _BACK_OFF: Final = (0.1, 0.5)
 Instruction: TypeAlias = tuple[Any, ...]
 
 
-@dataclass(slots=True)
-class _Round:
+class _Round(Data, frozen=False):
     number: int
     until: float
     shards: dict[int, int]  # to be held: their tokens' versions

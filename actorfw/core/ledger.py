@@ -22,9 +22,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias, cast
 
+from actorfw.values.data import Data
 from actorfw.values.errors import UsageError
 from actorfw.values.ids import RefId
 
@@ -46,8 +47,7 @@ Where: TypeAlias = tuple[RefId, int]
 """A bundle: the group's id and the bundle's index, -1 for any of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Data):
     """How much of what: a request, or what a node has in all. Hashable; two that ask the same are equal.
 
     Attributes:
@@ -193,6 +193,7 @@ class Ledger:
         "_free",
         "_gpus",
         "_grants",
+        "_nothing",
         "_of",
         "_stuck",
         "_stuck_devices",
@@ -208,6 +209,7 @@ class Ledger:
         self._gpus = tuple(range(gpus)) if of is None else of.gpus
         self._of = of  # the bundle's grant, if these are a bundle's books
         self._grants = 0
+        self._nothing = Grant(self, Shape(), (), (), True)
         self._bundles: dict[Where, Ledger] = {}
         self._free = dict(totals.amounts)
         self._devices = [UNIT] * gpus  # what is free of each
@@ -253,7 +255,6 @@ class Ledger:
         devices = self._find(shape)
         if devices is None:
             return None
-        self._grants += 1
         for name, units in shape.amounts:
             self._free[name] -= units
         if devices:
@@ -262,6 +263,9 @@ class Ledger:
                 self._devices[index] -= share
         if self._waiting is not None and self._waiting[0] == shape:
             self.unreserve()
+        if lasting and not shape.amounts and self._of is None:
+            return self._nothing  # one for a hundred thousand actors that ask for nothing; it may be released at will
+        self._grants += 1
         grant = Grant(self, shape, devices, tuple(self._gpus[index] for index in devices), lasting)
         if lasting:
             self._stick(grant, 1)
@@ -278,6 +282,8 @@ class Ledger:
             books.release(grant)
             if books not in self._bundles.values():
                 self._give_up_if_idle(books)
+            return
+        if grant is self._nothing:
             return
         self._check(grant)
         if grant.lasting or grant._blocked:
@@ -304,7 +310,7 @@ class Ledger:
         if grant._ledger is not self:
             return grant._ledger.give_back_cpu(grant)
         self._check(grant)
-        if grant._blocked:
+        if grant._blocked or grant is self._nothing:
             return False
         grant._blocked = True
         if not grant.lasting:

@@ -239,7 +239,7 @@ class Membership(Spreading):
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
-    def _hear_verdict(self, known: Record, news: Record, now: float) -> None:
+    def _hear_verdict(self, known: Record, news: Record, frm: Life, now: float) -> None:
         """Another member holds a member for dead."""
         accusers = news.dead or ()
         life = known.life
@@ -257,7 +257,9 @@ class Membership(Spreading):
         # It is heard here, or too few have seen it: to be looked at, like any accusation.
         record = known.merge(news.without_verdict())
         if record.refutation == news.refutation:
-            for by in accusers:
+            # Who tells it will accuse nobody whom it has buried, and yet counts: more may be wanted now than were
+            # when the verdict was passed, because there are more members.
+            for by in dict.fromkeys((*accusers, frm)):
                 if by != self.me.life:
                     record = record.accused(by, Accusation.SUSPECT)
         if record != known:

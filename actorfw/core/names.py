@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from actorfw.core.copies import HANDLERS as COPY_HANDLERS
 from actorfw.core.entries import HIDDEN, Entry, Key, Record, Table, rows_of, shard_of
 from actorfw.core.keeping import Ask, Keeper
 from actorfw.core.shards import HANDLERS, SHARDS, Shards
+from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Life, RefId
 
@@ -57,8 +58,7 @@ Instruction: TypeAlias = tuple[Any, ...]
 """
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Data, frozen=False):
     """A request made here and not answered yet."""
 
     op: str
@@ -71,8 +71,7 @@ class _Pending:
     sent: float = 0.0
 
 
-@dataclass(slots=True)
-class _Listing:
+class _Listing(Data, frozen=False):
     """A `list` made here: who still has to answer, what each shard said, when to ask again and when to give up."""
 
     namespace: str | None

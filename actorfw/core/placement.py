@@ -22,11 +22,12 @@ it has sent since, and unless chance keeps them apart: the best of all by old ne
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Final, Literal, TypeAlias
 
 from actorfw.core.ledger import Shape
+from actorfw.values.data import Data
 from actorfw.values.ids import Life
 from actorfw.values.scheduling import Labels, NodeAffinity, Scheduling
 
@@ -42,8 +43,7 @@ _TOLD: Final = 10
 _MAY_COME: Final = frozenset({"up", "joining", "stalled", "suspect"})
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Data, frozen=False):
     """What a submitter knows of a member.
 
     Attributes:
@@ -73,13 +73,11 @@ class Member:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Data):
     """It fits somewhere, but nobody takes it now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasible:
+class Infeasible(Data):
     """No member could ever run it.
 
     Attributes:

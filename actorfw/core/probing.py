@@ -18,11 +18,12 @@ one member by another is 2n - 1 intervals.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Literal, TypeAlias
 
 from actorfw.core.records import Accusation
+from actorfw.values.data import Data
 from actorfw.values.ids import Life
 from actorfw.values.profiles import Profile
 
@@ -49,8 +50,7 @@ class Awareness:
         return span * (self.score + 1)
 
 
-@dataclass(slots=True)
-class Probe:
+class Probe(Data, frozen=False):
     """One probe on its way.
 
     Attributes:
@@ -76,8 +76,7 @@ class Probe:
     what: Accusation = Accusation.SUSPECT
 
 
-@dataclass(slots=True)
-class _Relay:
+class _Relay(Data, frozen=False):
     asker: Life
     asker_number: int
     target: Life

@@ -15,11 +15,12 @@ news arrive. A record is made of parts that only grow:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import LIFE_BYTES, Life, Refutation
 
@@ -52,8 +53,7 @@ _BRIEF: Final = 5
 _FULL: Final = 15
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Data):
     """A member. Shared freely; never changed.
 
     Attributes:

@@ -10,17 +10,16 @@ thing is met anew when somebody gives it again, as if there had been no acquaint
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 from actorfw.core.ownership import Instruction, Ownership, Peer
+from actorfw.values.data import Data
 from actorfw.values.ids import NODE_ID_BYTES, Life, RefId, is_detached
 
 __all__ = ["Renaming"]
 
 
-@dataclass(frozen=True, slots=True)
-class Renaming:
+class Renaming(Data):
     """From one life of a node to the next."""
 
     old: Life

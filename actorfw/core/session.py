@@ -25,8 +25,9 @@ A link is any object; the machine compares and returns it, nothing else.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+from actorfw.values.data import Data
 
 __all__ = [
     "ACK_BYTES",
@@ -34,6 +35,7 @@ __all__ = [
     "ACK_FRAMES",
     "WINDOW_BYTES",
     "Adopt",
+    "Batch",
     "CloseLink",
     "DialAgain",
     "DialFailure",
@@ -50,7 +52,7 @@ __all__ = [
 ACK_DELAY: Final = 0.020
 """Seconds after which what was processed is acknowledged even if nothing else goes back."""
 ACK_FRAMES: Final = 64
-ACK_BYTES: Final = 256 * 1024
+ACK_BYTES: Final = 768 * 1024
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 """Bytes that may be unacknowledged; beyond, messages wait unpacked."""
 
@@ -58,6 +60,9 @@ _FIRST_DELAY: Final = 0.010
 _LAST_DELAY: Final = 1.0
 _UNDECODABLE_LIMIT: Final = 3
 _GARBLED_LIMIT: Final = 10
+
+Batch: TypeAlias = bytes | memoryview
+"""What a frame carries, packed."""
 
 EndReason: TypeAlias = Literal["dead", "left"]
 EvidenceKind: TypeAlias = Literal["eof", "refused", "unreachable", "another_life"]
@@ -70,53 +75,46 @@ _SPEAKS_FOR: Final[dict[DialFailure, EvidenceKind]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CloseLink:
+class CloseLink(Data):
     """Close this link and discard what it has not yet handed over."""
 
     link: object
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Data):
     """Answer the dialler of this link that it is taken, and that we have processed up to `seen`."""
 
     link: object
     seen: int
 
 
-@dataclass(frozen=True, slots=True)
-class RefuseLink:
+class RefuseLink(Data):
     """Answer the dialler of this link that it must try a higher epoch than `epoch_max`, and close it."""
 
     link: object
     epoch_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(Data):
     """From now on data travels on this link."""
 
     link: object
 
 
-@dataclass(frozen=True, slots=True)
-class Resend:
+class Resend(Data):
     """Write these frames, (n, batch), to the current link before anything new."""
 
     link: object
-    frames: tuple[tuple[int, bytes], ...]
+    frames: tuple[tuple[int, Batch], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DialAgain:
+class DialAgain(Data):
     """Dial after `delay` seconds."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Data):
     """Something that speaks for the other life's end: a link that broke, or what was found at its address.
 
     Args:
@@ -186,7 +184,7 @@ class Session:
         self.seen = 0
         self.told = 0
         self.untold_bytes = 0
-        self.unacked: deque[tuple[int, bytes]] = deque()
+        self.unacked: deque[tuple[int, Batch]] = deque()
         self.unacked_bytes = 0
         self.ended: EndReason | None = None
         self.held = False
@@ -199,7 +197,7 @@ class Session:
 
     # Data plane: short, plain, called per frame. `runtime.links` reads the attributes directly.
 
-    def put(self, batch: bytes) -> int:
+    def put(self, batch: Batch) -> int:
         """Number a batch that is about to be written to the current link, and keep it. It carries our ack."""
         n = self.next_out = self.next_out + 1
         self.unacked.append((n, batch))

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, cast
 
 from actorfw.core.copies import Copies
 from actorfw.core.entries import Entry, Key, Table, prevails, rows_of, shard_of
+from actorfw.values.data import Data
 from actorfw.values.ids import Life, RefId
 
 __all__ = ["HANDLERS", "SHARDS", "Entry", "Hold", "Key", "Shards", "Table", "Token", "rows_of", "shard_of"]
@@ -54,8 +55,7 @@ class Hold(NamedTuple):
     runs: bool = False
 
 
-@dataclass(slots=True)
-class Token:
+class Token(Data, frozen=False):
     """The right to serve a shard, and what stands in it."""
 
     version: int
@@ -68,8 +68,7 @@ class Token:
     holds: dict[Key, Hold] = field(default_factory=dict[Key, Hold])
 
 
-@dataclass(slots=True)
-class _Recovery:
+class _Recovery(Data, frozen=False):
     """One try to get every living member's promise for a shard."""
 
     round: int

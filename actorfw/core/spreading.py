@@ -172,7 +172,7 @@ class Spreading:
         elif news.left:
             self._bury(known.merge(news), now)
         elif news.dead is not None:
-            self._hear_verdict(known, news, now)
+            self._hear_verdict(known, news, frm, now)
         else:
             merged = known.merge(news)
             if merged is not known:
@@ -327,7 +327,7 @@ class Spreading:
         """A record has changed, and what its member is accused of, perhaps."""
         raise NotImplementedError
 
-    def _hear_verdict(self, known: Record, news: Record, now: float) -> None:
+    def _hear_verdict(self, known: Record, news: Record, frm: Life, now: float) -> None:
         """Another member holds a member for dead."""
         raise NotImplementedError
 

@@ -19,9 +19,9 @@ Sans-IO: `message` and `tick` return `("send", life, message)`. It leaves to oth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
+from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Life
 
@@ -48,8 +48,7 @@ def majority_of(voters: int) -> int:
     return voters // 2 + 1
 
 
-@dataclass(slots=True)
-class _Register:
+class _Register(Data, frozen=False):
     promised: Ballot = _NONE
     accepted: Ballot = _NONE
     value: Value | None = None

@@ -13,9 +13,9 @@ futures and the calls that fail with the end are `runtime.watching`'s.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+from actorfw.values.data import Data
 from actorfw.values.ids import RefId
 
 __all__ = ["ORDERED", "Ask", "Done", "Fact", "Fates", "Listen", "Next", "Unlisten", "Watch", "Watchers"]
@@ -29,37 +29,32 @@ ORDERED: Final = frozenset(("stopped", "killed", "released", "name_conflict"))
 # -- instructions of `Watch` -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Data):
     """Ask the guardian what follows this incarnation (0: which is the first to be)."""
 
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(Data):
     """Have this host say when this incarnation has ended."""
 
     host: bytes
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unlisten:
+class Unlisten(Data):
     """Nobody here wants to hear it any more."""
 
     host: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(Data):
     """A new incarnation follows one that this node knew."""
 
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Data):
     """The actor has ended for good, as far as this node is concerned."""
 
     reason: str
