@@ -14,13 +14,19 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from actorfw.io import tcp
+from actorfw.io.memory import Memory, MemoryMeter
+from actorfw.io.sharedmem import SharedMemory, available
+from actorfw.io.spillfiles import SpillFiles, open_files
 
-__all__ = ["Env", "Listener", "RealEnv", "TimerHandle"]
+__all__ = ["Env", "Listener", "RealEnv", "TimerHandle", "usual_store_memory"]
 
 T = TypeVar("T")
+
+_STORE_SHARE: Final = 0.3  # of memory, for values: as much again may be the workers' own, made of them
+_LEAST_STORE: Final = 64 << 20
 
 
 class TimerHandle(Protocol):
@@ -56,6 +62,7 @@ class Env(Protocol):
         host_id: equal for nodes that see the same files and shared memory.
         pid: of the process that the node lives in.
         worker_factory: makes worker processes; what it is, is between the node and its pool.
+        memory: tells how much memory is in use.
         pace: None where work may run in threads. Else it runs on the loop in their stead, and this says how many
             seconds the work of some name takes.
     """
@@ -64,6 +71,7 @@ class Env(Protocol):
     host_id: str
     pid: int
     worker_factory: Any
+    memory: Memory
     pace: Callable[[str], float] | None
 
     def time(self) -> float:
@@ -92,6 +100,14 @@ class Env(Protocol):
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of the node's loop."""
+        ...
+
+    def shared_memory(self, size: int | None, /) -> SharedMemory | None:
+        """Memory for the values of one node, of the usual size for None; None, or an OSError, if there is none here."""
+        ...
+
+    def spill_files(self, folder: str | None, limit: int | None, life: bytes, /) -> SpillFiles | None:
+        """Where objects go that memory has no room for; None: nowhere. Raises UsageError if it can't be used."""
         ...
 
     def token(self, n: int, /) -> bytes:
@@ -136,10 +152,18 @@ class RealEnv:
         self.call_soon: Callable[..., object] = self.loop.call_soon
         self.token: Callable[[int], bytes] = os.urandom
         self.create_future: Callable[[], asyncio.Future[Any]] = self.loop.create_future
+        self.memory: Memory = MemoryMeter()
+        self.spill_files: Callable[[str | None, int | None, bytes], SpillFiles | None] = open_files
 
     def create_task(self, coro: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
         """See `Env.create_task`."""
         return self.loop.create_task(coro, name=name)
+
+    def shared_memory(self, size: int | None, /) -> SharedMemory | None:
+        """See `Env.shared_memory`."""
+        if not available():
+            return None
+        return SharedMemory.create(usual_store_memory() if size is None else size)
 
     async def resolve(self, host: str) -> list[str]:
         """See `Env.resolve`."""
@@ -154,6 +178,12 @@ class RealEnv:
     async def listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Listener:
         """See `Env.listen`."""
         return await tcp.listen(self.loop, protocol_factory, host, port)
+
+
+@functools.cache
+def usual_store_memory() -> int:
+    """Bytes of shared memory that a node has for values if nobody says."""
+    return max(_LEAST_STORE, int(MemoryMeter().limit() * _STORE_SHARE))
 
 
 def _host_id() -> str:

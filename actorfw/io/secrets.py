@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from actorfw.io.tcp import is_loopback, split_address
@@ -64,7 +63,8 @@ def load_secrets(
     if env.get("ACTORFW_SECRET_FILE"):
         path = env["ACTORFW_SECRET_FILE"]
         try:
-            text = Path(path).read_bytes()
+            with open(path, "rb") as file:
+                text = file.read()
         except OSError as error:
             raise UsageError(f"the secret file {path} (ACTORFW_SECRET_FILE) can't be read: {error.strerror}") from error
         return _checked([line for line in text.splitlines() if line.strip()], f"the secret file {path}")
@@ -81,13 +81,13 @@ def make_secret(token: Callable[[int], bytes] = os.urandom) -> str:
     return token(_MADE_BYTES).hex()
 
 
-def secret_path(environ: Mapping[str, str] | None = None) -> Path:
+def secret_path(environ: Mapping[str, str] | None = None) -> str:
     """The user's own secret file, whether or not it is there yet."""
     env = os.environ if environ is None else environ
     base = env.get("XDG_CONFIG_HOME")
     if not base or not os.path.isabs(base):
         base = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".config")
-    return Path(base) / "actorfw" / "secret"
+    return os.path.join(base, "actorfw", "secret")
 
 
 def _split(text: str) -> list[str]:
@@ -112,22 +112,22 @@ def _checked(parts: Sequence[object], where: str) -> Secrets:
     return Secrets(found)
 
 
-def _own(path: Path, token: Callable[[int], bytes]) -> bytes:
+def _own(path: str, token: Callable[[int], bytes]) -> bytes:
     secret = _read_own(path)
     if secret is not None:
         return secret
     fresh = make_secret(token).encode()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         _write_own(path, fresh, token)
     except OSError:
         return fresh  # no home to write to: good for this process and its children
     return _read_own(path) or fresh
 
 
-def _write_own(path: Path, secret: bytes, token: Callable[[int], bytes]) -> None:
+def _write_own(path: str, secret: bytes, token: Callable[[int], bytes]) -> None:
     # Complete under another name first, then linked: of two first users one links, and the other reads what it did.
-    draft = path.with_name(f".secret-{token(8).hex()}")
+    draft = os.path.join(os.path.dirname(path), f".secret-{token(8).hex()}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -140,7 +140,7 @@ def _write_own(path: Path, secret: bytes, token: Callable[[int], bytes]) -> None
         os.unlink(draft)
 
 
-def _read_own(path: Path) -> bytes | None:
+def _read_own(path: str) -> bytes | None:
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except (FileNotFoundError, NotADirectoryError):
@@ -165,5 +165,5 @@ def _read_own(path: Path) -> bytes | None:
     return secret
 
 
-def _unfit(path: Path, why: str) -> UsageError:
+def _unfit(path: str, why: str) -> UsageError:
     return UsageError(f"your secret file {path} can't be used: {why}. Remove it and a new one is made, or give secret=")

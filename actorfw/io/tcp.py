@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import threading
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -192,7 +193,15 @@ class TcpListener:
 
     def close(self) -> None:
         """Listen no more. Connections that were accepted stay."""
-        self._server.close()
+        loop = self._server.get_loop()
+        if not isinstance(loop, BaseSelectorEventLoop):
+            self._server.close()
+            return
+        # asyncio accepts a connection in one turn and makes its transport in the next one. If the server were closed in
+        # between it would drop the connection without closing it, and who has dialled would wait for an answer.
+        for sock in self._server.sockets:
+            loop.remove_reader(sock.fileno())
+        loop.call_soon(self._server.close)
 
     def descriptors(self) -> list[int]:
         """Of its sockets."""

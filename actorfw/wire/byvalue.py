@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import io
+import pickle
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, cast
 
 from cloudpickle import cloudpickle
@@ -22,6 +23,8 @@ __all__ = [
     "Watch",
     "dumps",
     "fill_class",
+    "load_captured",
+    "loads",
     "make_cached",
     "make_class",
     "parts_of_code",
@@ -46,12 +49,19 @@ Reference = Callable[[Any], Any]
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    def __init__(self, file: io.BytesIO, reference: Reference, version: Callable[[type], str]) -> None:
+    def __init__(
+        self, file: io.BytesIO, reference: Reference, version: Callable[[type], str], refs: Collection[type]
+    ) -> None:
         super().__init__(file, protocol=5)
         self._reference = reference
         self._version = version
+        self._refs = refs
+        self.captured: list[Any] = []
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) in self._refs:
+            self.captured.append(obj)
+            return load_captured, (len(self.captured) - 1,)
         if isinstance(obj, types.FunctionType):
             reduced = self._reference(obj)
             return self._dynamic_function_reduce(obj) if reduced is None else reduced
@@ -70,17 +80,45 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         return make_class, (maker, args), (self._version(cls), state), None, None, fill_class
 
 
-def dumps(obj: object, reference: Reference, version: Callable[[type], str]) -> bytes:
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, captured: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._captured = captured
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if module_name == __name__ and global_name == "load_captured":
+            return self._captured.__getitem__
+        return super().find_class(module_name, global_name)
+
+
+def loads(data: bytes, captured: Sequence[Any]) -> Any:
+    """The inverse of `dumps`, with other refs of the same kinds if one likes."""
+    return _Unpickler(data, captured).load()
+
+
+def load_captured(index: int) -> Any:
+    """The name under which definitions ask for the refs that they close over."""
+    raise pickle.UnpicklingError("this definition closes over refs, which travel beside it")
+
+
+def dumps(
+    obj: object, reference: Reference, version: Callable[[type], str], refs: Collection[type] = ()
+) -> tuple[bytes, list[Any]]:
     """Pickle an object with all that it needs and that can't be imported.
 
     Args:
         obj: a function or class, mostly.
         reference: what to pickle for a function or class that can be imported there; None to go by value.
         version: a word that changes when a class has changed.
+        refs: types of what is left out, to travel beside it.
+
+    Returns:
+        The bytes, and what was left out of them.
     """
     file = io.BytesIO()
-    _Pickler(file, reference, version).dump(obj)
-    return file.getvalue()
+    pickler = _Pickler(file, reference, version, refs)
+    pickler.dump(obj)
+    return file.getvalue(), pickler.captured
 
 
 def make_class(maker: Callable[..., type], args: tuple[Any, ...]) -> type:

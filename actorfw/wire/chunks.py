@@ -4,7 +4,7 @@ A frame is `body length, number of attachments`, the attachments' sizes, the bod
 the attachments:
 buffers above `LARGE`, which are neither copied into the body nor out of it. The receiver reads them into the memory
 where they stay, so a value of any size costs each side one pass through the kernel, in slices, and nothing else
-stands still meanwhile.
+stands still meanwhile. What is in shared memory travels as its place, and is lent for each time that it does.
 
 Responsible for bytes only: sockets, flow control and what messages mean are left to `runtime.channel` and
 `runtime.worker`. There is no authentication and little suspicion here, since both ends are one program on one
@@ -14,12 +14,13 @@ machine.
 from __future__ import annotations
 
 import struct
+import weakref
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgpack
 
-from actorfw.values.errors import ProtocolError
+from actorfw.values.errors import ObjectLostError, ProtocolError
 from actorfw.wire.messages import (
     BLOB,
     CALL,
@@ -28,6 +29,7 @@ from actorfw.wire.messages import (
     ENDED,
     INVOKE,
     ITEM,
+    KINDS,
     PUT,
     RESULT,
     SETTLED,
@@ -35,9 +37,9 @@ from actorfw.wire.messages import (
     SUBMIT,
     TASK,
 )
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import LostBuffer, Packed, Place, SharedBuffer
 
-__all__ = ["BATCH", "LARGE", "SLICE", "Decoder", "Encoder", "blank"]
+__all__ = ["BATCH", "LARGE", "SLICE", "Decoder", "Encoder", "Lodging", "blank"]
 
 LARGE: Final = 64 * 1024  # from here on a buffer travels beside the body
 SLICE: Final = 256 * 1024  # how much of a buffer goes at a time
@@ -46,6 +48,9 @@ BATCH: Final = 128  # messages in one frame at most, so that the receiver starts
 _BODY_LIMIT: Final = 1 << 30
 _ATTACHMENTS_LIMIT: Final = 1 << 20
 _ATTACHMENT_CODE: Final = 1  # msgpack extension: the number of an attachment
+_PLACE_CODE: Final = 2  # msgpack extension: where a shared buffer is
+_LOST_CODE: Final = 3  # msgpack extension: why a shared buffer can't be had
+_PLACE: Final = struct.Struct("<QQQ")  # number, offset and size; the arena's token follows
 _HEADER: Final = struct.Struct("<II")
 _HEADER_BYTES: Final = _HEADER.size
 
@@ -66,17 +71,52 @@ _VALUE_FIELDS: Final = {
     SPAWN: 3,
     PUT: 2,
 }
-_VALUE_AT: Final = tuple(_VALUE_FIELDS.get(kind, 0) for kind in range(64))
+_VALUE_AT: Final = tuple(_VALUE_FIELDS.get(kind, 0) for kind in range(KINDS))
+
+
+class Lodging(Protocol):
+    """One end of a connection whose other end can map shared memory."""
+
+    def lend(self, buffer: SharedBuffer, /) -> Place | None:
+        """The other end is about to be told of it, once more; None: it can't be, and gets its bytes."""
+        ...
+
+    def take_back(self, buffer: SharedBuffer, /) -> None:
+        """It was not told after all."""
+        ...
+
+    def receive(self, place: Place, /) -> SharedBuffer:
+        """The other end tells of a buffer, once more.
+
+        Raises:
+            Exception: there is none at this place; the connection is of no use any more.
+        """
+        ...
 
 
 class Encoder:
-    """Makes frames. One per sender: it reuses its packer, so it is not thread-safe."""
+    """Makes frames. One per sender: it reuses its packer, so it is not thread-safe.
 
-    __slots__ = ("_attachments", "_pack")
+    Args:
+        lodging: lends what is in shared memory; None: bytes are all that can travel.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("__weakref__", "_attachments", "_lent", "_lodging", "_pack")
+
+    def __init__(self, lodging: Lodging | None = None) -> None:
+        self._lodging = lodging
+        self._lent: list[SharedBuffer] = []  # in the frame that is being made
         self._attachments: list[memoryview] = []
-        self._pack = msgpack.Packer(default=self._default, autoreset=True).pack
+        # The collector does not look into a packer: with a method of this object it would be a circle for ever, and all
+        # that the lodging leads to in it.
+        me = weakref.ref(self)
+
+        def default(value: Any) -> Any:
+            encoder = me()
+            assert encoder is not None
+            return encoder._default(value)
+
+        self._pack = msgpack.Packer(default=default, autoreset=True).pack
 
     def encode(self, messages: list[Any]) -> tuple[bytes, list[memoryview]]:
         """One frame: its head (header and body), and the attachments that follow it. Buffers are not copied: leave
@@ -101,7 +141,12 @@ class Encoder:
             body = self._pack(messages)
         except BaseException:  # half of its attachments are not to go with the next
             self._attachments = []
+            while self._lent:
+                assert self._lodging is not None
+                self._lodging.take_back(self._lent.pop())
             raise
+        if self._lent:
+            self._lent.clear()
         attachments = self._attachments
         if not attachments:
             return _HEADER.pack(len(body), 0) + body, attachments
@@ -134,6 +179,16 @@ class Encoder:
     def _default(self, value: Any) -> Any:
         if type(value) is Packed:
             return self._lighten(value.to_wire())
+        if isinstance(value, SharedBuffer):
+            try:
+                place = None if self._lodging is None else self._lodging.lend(value)
+                if place is None:
+                    return self._lighten(value.view())
+            except ObjectLostError as error:  # whoever reads it is to hear so, and nobody else
+                return msgpack.ExtType(_LOST_CODE, str(error).encode())
+            self._lent.append(value)
+            token, *numbers = place
+            return msgpack.ExtType(_PLACE_CODE, _PLACE.pack(*numbers) + token)
         raise TypeError(f"a message can't hold {type(value).__name__}: only scalars, bytes, lists and Packed travel")
 
 
@@ -141,12 +196,16 @@ class Decoder:
     """Takes bytes in any portions and gives messages.
 
     The caller receives into `space()` and says how many bytes came with `received(n)`. That way what belongs to an
-    attachment goes straight to its place. Attachments arrive as `bytes`.
+    attachment goes straight to its place. Attachments arrive as `bytes`, what is in shared memory as a `SharedBuffer`.
+
+    Args:
+        lodging: knows what is in shared memory; None: the other end tells of nothing there.
     """
 
-    __slots__ = ("_attachments", "_blanks", "_body", "_buffer", "_end", "_filled", "_target", "_view")
+    __slots__ = ("_attachments", "_blanks", "_body", "_buffer", "_end", "_filled", "_lodging", "_target", "_view")
 
-    def __init__(self) -> None:
+    def __init__(self, lodging: Lodging | None = None) -> None:
+        self._lodging = lodging
         self._buffer = bytearray(SLICE)
         self._view = memoryview(self._buffer)
         self._end = 0
@@ -192,7 +251,7 @@ class Decoder:
                 if _HEADER_BYTES + length > SLICE:
                     start = self._large_body(start, end, length)
                 break
-            batch = _unpack(self._view[start + _HEADER_BYTES : stop], None)
+            batch = self._unpack(self._view[start + _HEADER_BYTES : stop])
             messages = messages + batch if messages else batch
             start = stop
         if start < end:
@@ -256,7 +315,7 @@ class Decoder:
         self._target = None
         self._filled = 0
         if not self._blanks:  # it was a large body
-            messages += _unpack(target, None)
+            messages += self._unpack(target)
             return
         del self._blanks[0]
         while self._blanks and not len(self._blanks[0]):
@@ -267,30 +326,33 @@ class Decoder:
             messages += self._whole()
 
     def _whole(self) -> list[Any]:
-        body, attachments = self._body, self._attachments
-        self._body, self._attachments = None, []
+        body = self._body
+        self._body = None
         assert body is not None
-        return _unpack(body, attachments)
+        batch = self._unpack(body)
+        self._attachments = []
+        return batch
 
+    def _unpack(self, body: memoryview | bytes | bytearray) -> list[Any]:
+        try:
+            batch = msgpack.unpackb(body, strict_map_key=False, ext_hook=self._outside)
+        except Exception as error:  # msgpack raises half a dozen unrelated types
+            raise ProtocolError(f"a frame between a node and its worker can't be read: {error!r}") from error
+        if type(batch) is not list:
+            raise ProtocolError(
+                f"a frame between a node and its worker holds {type(batch).__name__}, not a list of messages"
+            )
+        return batch
 
-def _unpack(body: memoryview | bytes | bytearray, attachments: list[bytes] | None) -> list[Any]:
-    def attachment(code: int, data: bytes) -> bytes:
-        if code != _ATTACHMENT_CODE or attachments is None:
-            raise ValueError(f"extension {code}")
-        return attachments[int.from_bytes(data, "little")]
-
-    try:
-        if attachments is None:
-            batch = msgpack.unpackb(body, strict_map_key=False)
-        else:
-            batch = msgpack.unpackb(body, strict_map_key=False, ext_hook=attachment)
-    except Exception as error:  # msgpack raises half a dozen unrelated types
-        raise ProtocolError(f"a frame between a node and its worker can't be read: {error!r}") from error
-    if type(batch) is not list:
-        raise ProtocolError(
-            f"a frame between a node and its worker holds {type(batch).__name__}, not a list of messages"
-        )
-    return batch
+    def _outside(self, code: int, data: bytes) -> bytes | SharedBuffer:
+        """What the body has only a sign of."""
+        if code == _ATTACHMENT_CODE:
+            return self._attachments[int.from_bytes(data, "little")]
+        if code == _PLACE_CODE and self._lodging is not None:
+            return self._lodging.receive((data[_PLACE.size :], *_PLACE.unpack_from(data)))
+        if code == _LOST_CODE:
+            return LostBuffer(data.decode())
+        raise ValueError(f"extension {code}")
 
 
 def blank(size: int) -> tuple[bytes, memoryview]:

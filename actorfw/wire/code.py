@@ -16,7 +16,7 @@ import socket
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from typing import Any, Final, NamedTuple, cast
 
@@ -66,10 +66,18 @@ class _Place(NamedTuple):
 class _Made:
     """What `define` once made of an object, and how it can tell whether that still holds."""
 
-    __slots__ = ("code", "holds", "owner", "version")
+    __slots__ = ("captured", "code", "holds", "owner", "version")
 
-    def __init__(self, owner: weakref.ref[Any], code: bytes, holds: Callable[[], bool], version: str) -> None:
+    def __init__(
+        self,
+        owner: weakref.ref[Any],
+        code: bytes,
+        holds: Callable[[], bool],
+        version: str,
+        captured: Iterable[Any] = (),
+    ) -> None:
         self.owner = owner
+        self.captured = tuple(map(weakref.ref, captured))  # who holds them is the definition itself
         self.code = code
         self.holds = holds
         self.version = version
@@ -84,10 +92,14 @@ class CodeTable:
 
     Args:
         host_id: which machine this is; import paths are used only where they are the same machine's.
+
+    Attributes:
+        refs: types of what stays out of the blobs of functions, since a blob is kept for good.
     """
 
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id
+        self.refs: Collection[type] = ()
         self._blobs: dict[bytes, bytes] = {}
         self._objects: dict[bytes, Any] = {}
         self._originals: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
@@ -125,6 +137,18 @@ class CodeTable:
 
     def __contains__(self, code: bytes) -> bool:
         return code in self._blobs
+
+    def captured(self, obj: Any) -> tuple[Any, ...]:
+        """The refs that a function closes over, after `define`: to travel beside its hash, for `load_with`."""
+        made = self._made.get(id(obj))
+        if made is None or not made.captured:
+            return ()
+        found = tuple(one() for one in made.captured)
+        if any(one is None for one in found):  # it was let go by what the function names, and that is the same object
+            self._define(obj, None)
+            made = self._made[id(obj)]
+            found = tuple(one() for one in made.captured)
+        return found
 
     def forget(self, code: bytes) -> None:
         """Drop a blob that is no definition, and that nobody will name again."""
@@ -182,15 +206,18 @@ class CodeTable:
             self._remember(obj, code, self._reference_holds(obj, owner, place, needs_path), "")
             return code
         version = self._version(obj) if isinstance(obj, type) else ""
-        code = self._blob(_BY_VALUE, [_title(obj), self._by_value(obj)], True)
-        self._remember(obj, code, self._value_holds(obj), version)
+        pickled, captured = self._by_value(obj)
+        code = self._blob(_BY_VALUE, [_title(obj), pickled], True)
+        self._remember(obj, code, self._value_holds(obj), version, captured)
         return code
 
-    def _by_value(self, obj: Any) -> bytes:
+    def _by_value(self, obj: Any) -> tuple[bytes, list[Any]]:
         from actorfw.wire import byvalue
 
+        # A class is one object in each process, whoever brought it: what it names stays for as long as the class.
+        beside = self.refs if isinstance(obj, types.FunctionType) else ()
         try:
-            blob = byvalue.dumps(obj, self._reduced, self._version)
+            blob, captured = byvalue.dumps(obj, self._reduced, self._version, beside)
         except Exception as error:  # pickling runs user code
             raise self._refusal(obj, error) from error
         if len(blob) > LARGEST_BLOB:
@@ -198,7 +225,7 @@ class CodeTable:
                 f"{_title(obj)} is {len(blob) >> 20} MiB with what it closes over, and code may have "
                 f"{LARGEST_BLOB >> 20}: give it the data as an argument, or as a ref from actorfw.put()"
             )
-        return blob
+        return blob, captured
 
     def _refusal(self, obj: Any, error: Exception) -> SerializationError:
         from actorfw.wire import byvalue
@@ -258,7 +285,9 @@ class CodeTable:
         self._remember(cls, b"", self._value_holds(cls), version)
         return version
 
-    def _remember(self, obj: Any, code: bytes, holds: Callable[[], bool], version: str) -> None:
+    def _remember(
+        self, obj: Any, code: bytes, holds: Callable[[], bool], version: str, captured: Sequence[Any] = ()
+    ) -> None:
         key = id(obj)
         made = self._made
 
@@ -268,8 +297,8 @@ class CodeTable:
                 del made[key]
 
         try:
-            made[key] = _Made(weakref.ref(obj, forget), code, holds, version)
-            if code:
+            made[key] = _Made(weakref.ref(obj, forget), code, holds, version, captured)
+            if code and not captured:  # else others have the same hash
                 self._originals[code] = obj
         except TypeError:
             pass  # not weakly referable: made again each time
@@ -412,6 +441,23 @@ class CodeTable:
             self._remember(found, code, _always, "")
         return found
 
+    def load_with(self, code: bytes, captured: tuple[Any, ...]) -> Any:
+        """A function of this hash that closes over these refs: a new one each time.
+
+        Raises:
+            SerializationError: as `load`.
+        """
+        from actorfw.wire import byvalue
+
+        _, body, where = self._parsed(code)
+        self.prepare(code)
+        try:
+            found = byvalue.loads(body[1], captured)
+        except Exception as error:  # unpickling runs user code
+            raise self._load_failure(body[0], where, error) from error
+        self._remember(found, code, _always, "", captured)
+        return found
+
     def prepare(self, code: bytes) -> None:
         """Make the modules findable that this definition may import, if it comes from this machine."""
         if code in self._prepared:
@@ -502,8 +548,8 @@ def _place_under(obj: Any, named: Any) -> _Place | None:
             if found is obj:
                 return _Place(module_name, name, depth)
             found = found.__wrapped__
-    except Exception:
-        pass  # there is nothing under that name, or it is something else
+    except Exception:  # reading attributes runs user code: nothing is under that name, or something else
+        pass
     return None
 
 

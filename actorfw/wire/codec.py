@@ -13,15 +13,26 @@ import pickle
 import socket
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
-from actorfw.values.errors import ActorFwError, SerializationError
+from actorfw.values.errors import ActorFwError, NodeClosedError, ObjectStoreFullError, SerializationError
 from actorfw.values.ids import WireRef
 from actorfw.wire import culprit
 from actorfw.wire.code import CodeTable
 from actorfw.wire.copying import copied
-from actorfw.wire.payload import Buffer, Packed, WireArgs, WireValue
+from actorfw.wire.payload import (
+    SHARED_LEAST,
+    Allocator,
+    Buffer,
+    Packed,
+    Part,
+    Place,
+    SharedBuffer,
+    WireArgs,
+    WireValue,
+    WritableBuffer,
+)
 from actorfw.wire.rebuild import reduce_exception
 
 __all__ = ["Adopt", "Codec", "Export"]
@@ -39,6 +50,11 @@ _INT_MIN: Final = -(1 << 63)
 _INT_MAX: Final = (1 << 63) - 1
 # Longer text and bytes travel as buffers: they are cut into chunks there, and not copied into the pickle stream.
 _LONG: Final = 1 << 16
+_LONG_TYPES: Final = frozenset((str, bytes, bytearray))
+# A pickle stream from this length on goes into shared memory too, as the first of the buffers; this stands in its place
+# then. (As a stream of its own it would be invalid.)
+_LONG_STREAM: Final = 1 << 20
+_IN_BUFFER: Final = b"."
 
 # More arguments than this are pickled, even if all are scalars: as a list they would be part of the message, which has
 # a limit.
@@ -67,10 +83,16 @@ class Codec:
 
     Args:
         codes: where by-value definitions are kept, and found again.
+
+    Attributes:
+        shared: gives shared memory, to which large buffers are copied; None: they are copied to the heap.
+        at_once: gives it for all large buffers of a value together, where that takes long; None: one by one.
     """
 
     def __init__(self, codes: CodeTable) -> None:
         self.codes = codes
+        self.shared: Allocator | None = None
+        self.at_once: Callable[[list[int]], Sequence[WritableBuffer | None]] | None = None
         self._handlers: dict[type, Callable[[_Pickler, Any], Any]] = {
             types.FunctionType: _Pickler.reduce_definition,
             type: _Pickler.reduce_definition,
@@ -81,6 +103,9 @@ class Codec:
         for kind in _CLOUD_TYPES:
             self._handlers[kind] = _Pickler.reduce_by_cloudpickle
         self._exporters: dict[type, tuple[str, Export]] = {}
+        # Types only: definitions remember their table for good, which must not lead to whoever exports.
+        self._ref_types: set[type] = set()
+        codes.refs = self._ref_types
         self._adopters: dict[str, Adopt] = {}
         self._resolving: set[type] = set()
         # A stack instead of a thread-local: taking and giving back are atomic, and a call inside a call just takes
@@ -104,6 +129,7 @@ class Codec:
         if self._adopters.setdefault(name, adopt) != adopt:
             raise ValueError(f"two kinds of ref-like classes are called {name}")
         self._exporters[cls] = (name, export)
+        self._ref_types.add(cls)
         self._handlers[cls] = _Pickler.reduce_ref
         if resolves:
             self._resolving.add(cls)
@@ -131,7 +157,7 @@ class Codec:
                     return text
             else:
                 return self._pickled(_Long(text), text, where)
-        elif kind is bytes and len(cast("bytes", value)) >= _LONG:
+        elif (kind is bytes or kind is bytearray) and len(cast("bytes", value)) >= _LONG:
             return self._pickled(_Long(value), value, where)
         return self._pickled(value, value, where)
 
@@ -168,7 +194,7 @@ class Codec:
                     if deps is None:
                         deps = []
                     deps.append(value)
-                elif (kind is str or kind is bytes) and len(value) >= _LONG:
+                elif kind in _LONG_TYPES and len(value) >= _LONG:
                     long = True
         call = (args, kwargs)
         if long:
@@ -211,28 +237,51 @@ class Codec:
             pickler = _Pickler(self)
         try:
             pickler.dump(value)
+            if self.at_once is not None and pickler.buffers:
+                _place(pickler.buffers, self.at_once)
+        except (NodeClosedError, ObjectStoreFullError):  # it is not the value's fault
+            pickler.buffers.clear()
+            raise
         except Exception as error:  # and this pickler, in whatever state it is, is not used again
+            pickler.buffers.clear()  # the traceback keeps it
             failure = self._pack_failure(original, where, error, pickler.refused)
             if not where:  # the arguments of a call, which is not sent then
                 failure.ran = False
             raise failure from error
         chunks = pickler.chunks
-        data = chunks.pop() if len(chunks) == 1 else b"".join(chunks)
+        size = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
+        if size < _LONG_STREAM or not self._share_stream(pickler, size):
+            data = chunks.pop() if len(chunks) == 1 else b"".join(chunks)
+        else:
+            data = _IN_BUFFER
         packed = pickler.take(data) if pickler.buffers or pickler.refs or pickler.codes else data
-        if len(data) < _POOLED and len(self._idle) < _IDLE_PICKLERS:
+        if size < _POOLED and len(self._idle) < _IDLE_PICKLERS:
             chunks.clear()
             pickler.clear_memo()
             self._idle.append(pickler)
         return packed
 
+    def _share_stream(self, pickler: _Pickler, size: int) -> bool:
+        block = self.shared.allocate(size) if self.shared is not None else None
+        if block is None:
+            return False
+        at = 0
+        for chunk in pickler.chunks:
+            block.fill(chunk, at)
+            at += len(chunk)
+        block.seal()
+        pickler.buffers.insert(0, block)
+        return True
+
     def _unpickled(self, packed: Packed) -> Any:
+        buffers = [_readable(b) for b in packed.buffers]
         try:
-            buffers = [b if type(b) is bytes else memoryview(b).toreadonly() for b in packed.buffers]
+            data = buffers.pop(0) if packed.data == _IN_BUFFER else packed.data
             if not packed.refs and not packed.codes:
-                return pickle.loads(packed.data, buffers=buffers)
+                return pickle.loads(data, buffers=buffers)
             for code in packed.codes:
                 self.codes.prepare(code)
-            unpickler = _Unpickler(packed, buffers, self)
+            unpickler = _Unpickler(data, buffers, packed.refs, self)
             try:
                 return unpickler.load()
             finally:
@@ -290,18 +339,18 @@ class _Pickler(pickle.Pickler):
     """A C pickler that is used many times; what it finds beside the stream collects in its lists."""
 
     chunks: list[bytes]
-    buffers: list[Buffer]
+    buffers: list[Part]
     refs: list[WireRef]
     codes: list[bytes]
 
     def __init__(self, codec: Codec, *, dry: bool = False, refused: object = None) -> None:
         # No method of this object is handed to the base class: a circle would keep it until the next gc run.
         chunks: list[bytes] = []
-        buffers: list[Buffer] = []
+        buffers: list[Part] = []
         super().__init__(
             cast("Any", _Sink(_discard if dry else chunks.append)),
             5,
-            buffer_callback=_discard if dry else _keeper(buffers),
+            buffer_callback=_discard if dry else _keeper(codec, buffers),
         )
         self.chunks = chunks
         self.buffers = buffers
@@ -349,7 +398,8 @@ class _Pickler(pickle.Pickler):
         code = self._table.define(obj)
         if code not in self.codes:
             self.codes.append(code)
-        return load_code, (code,)
+        captured = self._table.captured(obj)
+        return (load_with, (code, captured)) if captured else (load_code, (code,))
 
     def reduce_cached_function(self, obj: Any) -> Any:
         if self._table.reference(obj) is None:
@@ -378,8 +428,9 @@ class _Pickler(pickle.Pickler):
 
     def reduce_long(self, obj: _Long) -> Any:
         value = obj.value
-        if type(value) is bytes:
-            return bytes, (pickle.PickleBuffer(value),)
+        kind = type(value)
+        if kind is not str:
+            return kind, (pickle.PickleBuffer(cast("bytes", value)),)
         encoded = cast("str", value).encode("utf-8", "surrogatepass")
         return str, (pickle.PickleBuffer(encoded), "utf-8", "surrogatepass")
 
@@ -392,9 +443,9 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     """Resolves the two markers that stand for refs and definitions, with no global state."""
 
-    def __init__(self, packed: Packed, buffers: Iterable[Any], codec: Codec) -> None:
-        super().__init__(io.BytesIO(packed.data), buffers=buffers)
-        self._refs = packed.refs
+    def __init__(self, data: bytes | memoryview, buffers: Iterable[Any], refs: list[WireRef], codec: Codec) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._refs = refs
         self._codec = codec
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
@@ -403,6 +454,8 @@ class _Unpickler(pickle.Unpickler):
                 return self._ref
             if global_name == "load_code":
                 return self._codec.codes.load
+            if global_name == "load_with":
+                return self._codec.codes.load_with
         return super().find_class(module_name, global_name)
 
     def _ref(self, name: str, index: int, extra: Any) -> Any:
@@ -410,7 +463,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Long:
-    """A long str or bytes that stands as an argument of its own, on its way into a buffer."""
+    """A long str, bytes or bytearray that stands as an argument of its own, on its way into a buffer."""
 
     __slots__ = ("value",)
 
@@ -436,6 +489,11 @@ def load_ref(name: str, index: int, extra: Any) -> Any:
     raise pickle.UnpicklingError("this pickle stream holds an actorfw ref and can only be read by a Codec")
 
 
+def load_with(code: bytes, captured: tuple[Any, ...]) -> Any:
+    """The same for one that closes over refs."""
+    raise pickle.UnpicklingError("this pickle stream holds an actorfw definition and can only be read by a Codec")
+
+
 def load_code(code: bytes) -> Any:
     """The name under which pickle streams ask for a by-value definition; only a `Codec` can answer."""
     raise pickle.UnpicklingError("this pickle stream names a definition and can only be read by a Codec")
@@ -444,14 +502,69 @@ def load_code(code: bytes) -> Any:
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement or its like
 
 
-def _keeper(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], Any]:
+def _keeper(codec: Codec, buffers: list[Part]) -> Callable[[pickle.PickleBuffer], Any]:
     def keep(buffer: pickle.PickleBuffer) -> None:
         # Small ones too: a small array that can be written to beside a large one that can't would be a trap.
         view = buffer.raw()
-        source = view.obj
-        buffers.append(source if type(source) is bytes and len(source) == view.nbytes else copied(view))
+        size = view.nbytes
+        if size >= SHARED_LEAST and codec.shared is not None:
+            if codec.at_once is not None:
+                buffers.append(_Unplaced(view))
+                return
+            block = codec.shared.allocate(size)
+            if block is not None:
+                block.fill(view)
+                block.seal()
+                buffers.append(block)
+                return
+        buffers.append(_on_heap(view))
 
     return keep
+
+
+def _on_heap(view: memoryview) -> Buffer:
+    source = view.obj
+    return source if type(source) is bytes and len(source) == view.nbytes else copied(view)
+
+
+class _Unplaced(SharedBuffer):
+    """A buffer of which it is not decided yet where it is copied to."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: memoryview) -> None:
+        self.source = source
+        self.nbytes = source.nbytes
+
+    @property
+    def place(self) -> Place:
+        raise AssertionError("it has no place yet")
+
+    def view(self) -> memoryview:
+        return self.source
+
+
+def _place(buffers: list[Part], at_once: Callable[[list[int]], Sequence[WritableBuffer | None]]) -> None:
+    """Copy the large buffers of a value to where they stay."""
+    unplaced = [(at, buffer.source) for at, buffer in enumerate(buffers) if type(buffer) is _Unplaced]
+    if not unplaced:
+        return
+    blocks = at_once([source.nbytes for _, source in unplaced])
+    for (at, source), block in zip(unplaced, blocks, strict=True):
+        if block is None:
+            buffers[at] = _on_heap(source)
+        else:
+            block.fill(source)
+            block.seal()
+            buffers[at] = block
+
+
+def _readable(buffer: Part) -> bytes | memoryview:
+    if type(buffer) is bytes:
+        return buffer
+    if isinstance(buffer, SharedBuffer):
+        return buffer.view()
+    return memoryview(buffer).toreadonly()
 
 
 def _discard(_: Any) -> None:
@@ -459,8 +572,7 @@ def _discard(_: Any) -> None:
 
 
 def _shorten(value: Any) -> Any:
-    kind = type(value)
-    return _Long(value) if (kind is str or kind is bytes) and len(value) >= _LONG else value
+    return _Long(value) if type(value) in _LONG_TYPES and len(value) >= _LONG else value
 
 
 def _unpack_failure(error: Exception) -> SerializationError:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-__all__ = ["copied"]
+__all__ = ["copied", "move"]
 
 # Under this, handing over the interpreter lock costs more than it gives.
 _GIL_FREE: Final = 1 << 20
@@ -28,15 +28,20 @@ def copied(view: memoryview) -> bytes:
 
 def _copied_without_lock(view: memoryview) -> bytes:
     tools = _tools()
-    size = view.nbytes
-    target = tools.new_bytes(None, size)  # uninitialised, and nobody else has it until it is filled
+    target = tools.new_bytes(None, view.nbytes)  # uninitialised, and nobody else has it until it is filled
+    move(tools.address_of(target), view)
+    return target
+
+
+def move(address: int, view: memoryview) -> None:
+    """Copy the bytes of a contiguous view to an address, with the interpreter lock released."""
+    tools = _tools()
     source = tools.buffer()
     tools.get_buffer(view, tools.addressof(source), 0)
     try:
-        tools.memmove(tools.address_of(target), source.buf, size)
+        tools.memmove(address, source.buf, view.nbytes)
     finally:
         tools.release_buffer(tools.addressof(source))
-    return target
 
 
 class _Tools(NamedTuple):

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, TypeAlias, cast
 
+from actorfw.values.data import Data
 from actorfw.values.errors import ActorFwError, SerializationError, TaskError
 from actorfw.values.ids import WireRef
 from actorfw.wire.codec import Codec
-from actorfw.wire.payload import Buffer, Packed, WireValue
+from actorfw.wire.payload import Packed, Part, WireValue
 from actorfw.wire.rebuild import attributes_of, restore
 
 __all__ = ["RemoteTraceback", "pack_error", "unpack_error"]
@@ -50,8 +51,7 @@ class RemoteTraceback(Exception):  # noqa: N818  (it is evidence, not an error)
         return f'\n"""\n{self.text}"""'
 
 
-@dataclass(slots=True)
-class _Record:
+class _Record(Data, frozen=False):
     """One exception of the graph. What it leads to is named by number, so that circles are no problem."""
 
     form: int
@@ -89,7 +89,7 @@ def pack_error(codec: Codec, error: BaseException, *, where: str, infrastructure
     except Exception as failure:  # an exception whose own methods fail, or groups nested without end
         note = f"It arrives as text, because it can't be taken apart: {_shown(failure)}"
         records = [_Record(_SINGLE, _name(type(error)), _text(error), [note])]
-    buffers: list[Buffer] = []
+    buffers: list[Part] = []
     refs: list[WireRef] = []
     codes: list[bytes] = []
     holds: list[Any] = []

@@ -24,6 +24,7 @@ from actorfw.values.errors import ProtocolError
 from actorfw.wire.payload import Packed
 
 __all__ = [
+    "CHUNK",
     "HEADER_BYTES",
     "MAX_BATCH_BYTES",
     "MAX_MESSAGE_BYTES",
@@ -33,6 +34,7 @@ __all__ = [
     "FrameParser",
     "Sealer",
     "header",
+    "piece_mark",
     "sealer",
     "unpack_batch",
 ]
@@ -49,22 +51,34 @@ _MAX_LENGTH: Final = MAX_MESSAGE_BYTES + 8
 # Packed at once, so many small messages stay well below MAX_BATCH_BYTES; larger ones are then split one by one.
 _AT_ONCE: Final = 1024
 
-Frame: TypeAlias = tuple[int, int, bytes]
+_LARGE: Final = 32 * 1024
+"""Bytes of a batch from which on it is put together where it stays, instead of being joined and cut out."""
+
+CHUNK: Final = 2
+"""The kind of a piece of a large message: (CHUNK, number, bytes). Pieces are read without a copy."""
+
+# What such a message, alone in its batch, begins with; then what follows msgpack's marks of numbers and of bytes.
+_PIECE: Final = bytes([0x91, 0x93, CHUNK])
+_UNSIGNED: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_BINARY: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+
+Frame: TypeAlias = tuple[int, int, bytes | bytearray]
 """(n, ack, batch): what a parser hands on. The batch is still packed: only the session knows whether it is wanted."""
 
-Sealer: TypeAlias = Callable[[bytes, bytes], bytes]
+Sealer: TypeAlias = Callable[[bytes, bytes | bytearray | memoryview], bytes]
 
 header: Final[Callable[[int, int, int], bytes]] = _HEADER.pack
 """header(length of the batch, n, ack) -> 20 bytes."""
 
 _unpack_header: Final = _HEADER.unpack_from
 _unpackb: Final = msgpack.unpackb
+_packb: Final = msgpack.packb
 
 
 def sealer(key: bytes) -> Sealer:
     """A function (header, batch) -> 16 bytes, which only holders of the 32-byte `key` can make."""
 
-    def seal(head: bytes, batch: bytes) -> bytes:
+    def seal(head: bytes, batch: bytes | bytearray | memoryview) -> bytes:
         digest = blake2b(head, digest_size=SEAL_BYTES, key=key)
         digest.update(batch)
         return digest.digest()
@@ -74,16 +88,25 @@ def sealer(key: bytes) -> Sealer:
 
 def _to_wire(value: object) -> Any:
     if type(value) is Packed:
-        return [value.data, value.buffers, value.refs, value.codes]
+        return value.portable()
     raise TypeError(f"a {type(value).__qualname__} can't be in a message: the envelope is msgpack and Packed only")
 
 
-def unpack_batch(batch: bytes) -> list[list[Any]]:
-    """The messages of a frame.
+def piece_mark(kind: int, number: int, size: int) -> bytes:
+    """What stands before the bytes of a piece in a batch that is only that."""
+    return b"\x91\x93" + _packb(kind) + _packb(number) + b"\xc6" + size.to_bytes(4, "big")
+
+
+def unpack_batch(batch: bytes | bytearray) -> list[list[Any]]:
+    """The messages of a frame. A piece of a large message that came in a frame of its own is a view of that.
 
     Raises:
         ProtocolError: the bytes are not a msgpack list.
     """
+    if type(batch) is bytearray and batch.startswith(_PIECE):
+        piece = _piece(batch)
+        if piece is not None:
+            return [piece]
     try:
         messages = _unpackb(batch)
     except Exception as error:  # msgpack raises half a dozen unrelated types
@@ -91,6 +114,22 @@ def unpack_batch(batch: bytes) -> list[list[Any]]:
     if type(messages) is not list:
         raise ProtocolError(f"a frame holds a {type(messages).__name__} where a list of messages should be")
     return messages
+
+
+def _piece(batch: bytearray) -> list[Any] | None:
+    """[(CHUNK, number, bytes)], read without a copy; None: it is not just that."""
+    at = len(_PIECE)
+    try:
+        kind = batch[at]
+        digits = 0 if kind < 0x80 else _UNSIGNED[kind]
+        number = kind if not digits else int.from_bytes(batch[at + 1 : at + 1 + digits], "big")
+        at += 1 + digits
+        digits = _BINARY[batch[at]]
+        size = int.from_bytes(batch[at + 1 : at + 1 + digits], "big")
+        at += 1 + digits
+    except (KeyError, IndexError):
+        return None
+    return [CHUNK, number, memoryview(batch)[at:]] if at + size == len(batch) else None
 
 
 class BatchPacker:
@@ -125,8 +164,8 @@ class BatchPacker:
             some = pending[start : start + _AT_ONCE]
             try:
                 batch = pack(some)
-            except Exception:
-                batch = b""  # one of them is to blame: find it below
+            except Exception:  # msgpack raises many types: one of them is to blame, find it below
+                batch = b""
             if batch and len(batch) <= MAX_BATCH_BYTES:
                 yield batch, len(some)
             else:
@@ -171,7 +210,7 @@ class FrameParser:
         seal: made by `sealer` from the key of this direction; None on links without seals.
     """
 
-    __slots__ = ("_head_bytes", "_kept", "_kept_bytes", "_needed", "_seal")
+    __slots__ = ("_filled", "_head", "_head_bytes", "_kept", "_kept_bytes", "_large", "_needed", "_seal")
 
     def __init__(self, seal: Sealer | None = None) -> None:
         self._seal = seal
@@ -179,6 +218,10 @@ class FrameParser:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._needed = 0
+        # A large frame that has begun, which is put together in one place: its head, its batch, and how much is there.
+        self._head = b""
+        self._large: bytearray | None = None
+        self._filled = 0
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream; return the frames that are complete now.
@@ -192,6 +235,12 @@ class FrameParser:
                 length, n, ack = _unpack_header(data)
                 if length == have - HEADER_BYTES and length <= _MAX_LENGTH:
                     return [(n, ack, data[HEADER_BYTES:])]  # by far the most frequent: one read, one frame
+            frames: list[Frame] = []
+        elif self._large is not None:
+            frames = []
+            data = self._fill(self._large, data, frames)
+            if not data:
+                return frames
         else:
             self._kept.append(data)
             self._kept_bytes += len(data)
@@ -199,7 +248,7 @@ class FrameParser:
                 return []  # joining at each read would copy a large frame again and again
             data = b"".join(self._kept)
             self._kept = []
-        frames: list[Frame] = []
+            frames = []
         at = 0
         have = len(data)
         head_bytes = self._head_bytes
@@ -210,13 +259,16 @@ class FrameParser:
             start = at + head_bytes
             end = start + length
             if end > have:
+                if length >= _LARGE:
+                    self._begin(data, at, start, length)
+                    return frames
                 self._needed = end - at
                 break
             batch = data[start:end]
             if self._seal is not None:
                 seal = self._seal(data[at : at + HEADER_BYTES], batch)
                 if not hmac.compare_digest(seal, data[at + HEADER_BYTES : start]):
-                    raise ProtocolError(f"the seal of frame {n} is wrong: its bytes were changed on the way")
+                    raise ProtocolError(_forged(n))
             frames.append((n, ack, batch))
             at = end
         else:
@@ -225,6 +277,36 @@ class FrameParser:
             self._kept = [data[at:] if at else data]
             self._kept_bytes = have - at
         return frames
+
+    def _begin(self, data: bytes, at: int, start: int, length: int) -> None:
+        self._head = data[at:start]
+        self._large = bytearray(length)
+        self._kept = [b""]  # so that who looks only there sees that something has begun
+        self._filled = len(data) - start
+        self._large[: self._filled] = memoryview(data)[start:]
+
+    def _fill(self, batch: bytearray, data: bytes, frames: list[Frame]) -> bytes:
+        """Returns what is not part of the large frame."""
+        at = self._filled
+        part = memoryview(data)[: len(batch) - at]
+        batch[at : at + len(part)] = part
+        self._filled += len(part)
+        if self._filled < len(batch):
+            return b""
+        self._large = None
+        self._kept = []
+        head = self._head
+        if self._seal is not None:
+            seal = self._seal(head[:HEADER_BYTES], batch)
+            if not hmac.compare_digest(seal, head[HEADER_BYTES:]):
+                raise ProtocolError(_forged(_unpack_header(head)[1]))
+        _, n, ack = _unpack_header(head)
+        frames.append((n, ack, batch))
+        return data[len(part) :]
+
+
+def _forged(n: int) -> str:
+    return f"the seal of frame {n} is wrong: its bytes were changed on the way"
 
 
 def _why_refused(length: int) -> str:

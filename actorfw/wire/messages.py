@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-KINDS: Final = 64
+KINDS: Final = 96
 """One more than the highest of them."""
 
 # States of an answer.
@@ -21,6 +21,7 @@ VALUE: Final = 1
 ERROR: Final = 2
 PARTS: Final = 3  # `out` is a list of wire values, one for each of `num_returns`
 BROKE: Final = 4  # an error too: of what ran the attempt, not of the task, so another attempt may be made
+STORED: Final = 5  # a value that stays where it was made: `out` is [number of its ref, bytes]; as a part, too
 
 # -- code, both ways ---------------------------------------------------------------------------------------------------
 
@@ -29,7 +30,8 @@ BLOB: Final = 8
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
-# (no, definition hash, args, deps, left, attempt, credit, num_returns); to a worker also ((life, no), devices)
+# (no, definition hash, args, deps, left, attempt, credit, num_returns, flags); to a worker instead of the flags
+# ((life, no), devices)
 TASK: Final = 9
 # (no, state, out, kept, attempt[, items]); attempt 0: of an actor's call; `items`: how many a stream had
 RESULT: Final = 10
@@ -41,6 +43,9 @@ CREDIT: Final = 12
 CANCEL: Final = 13
 # (no, attempt, load): it never ran here
 BOUNCE: Final = 14
+
+LIMITED: Final = 1  # a flag of a task: its submitter gives it a schedule_timeout
+LAST_ATTEMPT: Final = 2  # and: it does not run again after this
 
 LEFT_OF_TASK: Final = 5  # where it stands in the message
 
@@ -74,10 +79,25 @@ RETURNED: Final = 63
 
 # -- objects -----------------------------------------------------------------------------------------------------------
 
-# (owner life, number, with the value?); from a worker also (address hint)
+# (owner life, number, with the value?); from a worker also (address hint); from a node that asks again also (sources
+# that it can't reach, sources that lack it)
 FETCH: Final = 23
-# (owner life, number, state, out); to a worker, ahead of the call that needs it, also (True)
+# (owner life, number, state, out); to a worker, ahead of the call that needs it, also (True). STORED: out is (bytes,
+# version, [(life, address), ...], begun?): from where to pull it; begun: the sender, the first of these, sends already
 SETTLED: Final = 24
+# (owner life, number, version, offset, bytes, first?): send this much of your copy; first: and what it consists of
+PULL: Final = 70
+# (owner life, number, version, offset, (form, sizes) | None, (refs, codes)), and the bytes in pieces
+PULLED: Final = 71
+# (owner life, number, version, data, [buffer or [arena token, block, offset, bytes], ...], refs, codes): in the place
+# of PULLED, to a node that reads the sender's memory (runtime.store.hostmates)
+LENT: Final = 75
+# (owner life, number, version, offset): it is not here
+LACKING: Final = 72
+# (owner life, number, version, what): to the owner, of a copy (runtime.store.locations)
+HAS: Final = 73
+# ([(owner life, number, version), ...]): nobody needs your copies of these; version -1: of any
+FREE: Final = 74
 # (owner life, number); an owner's life may be one whose heir the owner is
 BORROW: Final = 25
 # (owner life, number)
@@ -157,6 +177,12 @@ SPAWN: Final = 45
 PUT: Final = 46
 # ([[owner life, number, as of], ...]): its last handles to them are gone
 RELEASE: Final = 47
+# (request, [bytes, ...]): shared memory for the buffers of a value
+ALLOC: Final = 64
+# (request, [buffer, ...] | None, error | None): to be filled; None: there is none, and why if that is an error
+ALLOCATED: Final = 65
+# ([[arena token, number, how often it came], ...]): nothing in the worker reads these any more
+LET_GO: Final = 66
 # (reason): end when done with what you have
 STOP: Final = 48
 # (old life, new life): the node has a new life, and all ids are renamed; the worker answers with the same

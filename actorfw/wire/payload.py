@@ -5,13 +5,108 @@ Knows the shapes only: how a value becomes one of them is `codec`'s affair, how 
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias, cast
+from abc import ABC, abstractmethod
+from typing import Any, Final, Protocol, TypeAlias, cast
 
+from actorfw.values.errors import ObjectLostError
 from actorfw.values.ids import WireRef
 
-__all__ = ["Buffer", "Packed", "WireArgs", "WireValue", "size_of"]
+__all__ = [
+    "SHARED_LEAST",
+    "Allocator",
+    "Buffer",
+    "LostBuffer",
+    "Packed",
+    "Part",
+    "Place",
+    "SharedBuffer",
+    "WireArgs",
+    "WireValue",
+    "WritableBuffer",
+    "in_memory",
+    "size_of",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+Place: TypeAlias = tuple[bytes, int, int, int]
+"""Where a shared buffer is, for other processes of the host: (the arena's token, the block's number, offset, bytes)."""
+
+SHARED_LEAST: Final = 64 * 1024
+"""Buffers from this size on go into shared memory, where there is any."""
+
+
+class SharedBuffer(ABC):
+    """A buffer in memory that other processes of the host can map: an element of `Packed.buffers`.
+
+    Its memory stays as it is while this object, or any view of it, lives. What holds it in other processes is the
+    affair of those who lend it.
+
+    Attributes:
+        nbytes: its size.
+    """
+
+    __slots__ = ("__weakref__", "nbytes")
+
+    nbytes: int
+
+    @property
+    @abstractmethod
+    def place(self) -> Place:
+        """Where it is; what travels in its stead on one host."""
+
+    @abstractmethod
+    def view(self) -> memoryview:
+        """Its bytes, read-only and without a copy. Whatever is made of the view keeps the memory."""
+
+
+class LostBuffer(SharedBuffer):
+    """In the place of a buffer that another process had and has lost: who reads it hears why."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.nbytes = 0
+        self.why = why
+
+    @property
+    def place(self) -> Place:
+        raise ObjectLostError(self.why)
+
+    def view(self) -> memoryview:
+        raise ObjectLostError(self.why)
+
+
+class WritableBuffer(SharedBuffer):
+    """A shared buffer that its maker fills, in any thread, before anybody else sees it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fill(self, data: Buffer, at: int = 0) -> None:
+        """Copy these bytes to `at`; what is large without the interpreter lock."""
+
+    @abstractmethod
+    def seal(self) -> None:
+        """It is complete: from now on it is only read."""
+
+
+class Allocator(Protocol):
+    """Gives shared memory to a codec."""
+
+    def allocate(self, nbytes: int, /) -> WritableBuffer | None:
+        """A buffer to fill and seal, or None: the bytes are to be kept on the heap. Any thread."""
+        ...
+
+
+Part: TypeAlias = Buffer | SharedBuffer
+"""What `Packed.buffers` has: whoever needs its bytes takes `in_memory` of it."""
+
+
+def in_memory(buffer: Part) -> Buffer:
+    """The bytes of any buffer, without a copy."""
+    return buffer.view() if isinstance(buffer, SharedBuffer) else buffer
+
 
 # What one scalar, one ref and one code hash count for: near what msgpack makes of them.
 _SCALAR_BYTES: Final = 9
@@ -26,7 +121,8 @@ class Packed:
 
     Attributes:
         data: the pickle stream.
-        buffers: large buffers (pickle protocol 5), in the order in which the stream asks for them.
+        buffers: large buffers (pickle protocol 5), in the order in which the stream asks for them. Those in shared
+            memory live as long as this object, if nobody else keeps them.
         refs: the ref-like objects inside the value, each as (owner's life, number, address hint).
         codes: the 16-byte hashes of the by-value definitions that the stream names; the receiver needs their blobs.
         hold: for each of the refs, in order, what keeps it alive as long as these bytes exist, and has its `id`. The
@@ -35,7 +131,7 @@ class Packed:
 
     __slots__ = ("_refs", "buffers", "codes", "data", "hold")
 
-    def __init__(self, data: bytes, buffers: list[Buffer], refs: list[WireRef], codes: list[bytes]) -> None:
+    def __init__(self, data: bytes, buffers: list[Part], refs: list[WireRef], codes: list[bytes]) -> None:
         self.data = data
         self.buffers = buffers
         self._refs = refs
@@ -52,8 +148,12 @@ class Packed:
         return refs
 
     def to_wire(self) -> list[Any]:
-        """The list of four that msgpack writes: [data, buffers, refs, codes]."""
+        """The list of four that travels: [data, buffers, refs, codes]. Buffers in shared memory are still that."""
         return [self.data, self.buffers, self.refs, self.codes]
+
+    def portable(self) -> list[Any]:
+        """The same for those who don't see this host's memory: all buffers are bytes."""
+        return [self.data, list(map(in_memory, self.buffers)), self.refs, self.codes]
 
     @classmethod
     def from_wire(cls, wire: list[Any]) -> Packed:
@@ -76,7 +176,7 @@ class Packed:
         """Bytes that this value holds, its buffers included."""
         total = len(self.data) + _REF_BYTES * len(self.refs) + _CODE_BYTES * len(self.codes)
         for buffer in self.buffers:
-            total += buffer.nbytes if type(buffer) is memoryview else len(buffer)
+            total += len(buffer) if isinstance(buffer, (bytes, bytearray)) else buffer.nbytes
         return total
 
     def __repr__(self) -> str:
