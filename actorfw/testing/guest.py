@@ -126,6 +126,7 @@ class Guest:
         self.index = process.index
         self.life = life
         self.node_id = node_id
+        self.has_threads = False
         self.address = address
         self.namespace = namespace
         self.open = True
@@ -321,6 +322,7 @@ class Guest:
         name = "task"
         stage = PREPARING
         try:
+            held = self.answers.ahead(deps)
             recipe = Recipe.from_blob(self.codes.get(hashed))
             name = self.label = recipe.name
             before, after = self.halves(name)
@@ -331,7 +333,8 @@ class Guest:
             if type(args) is list and not (args and type(args[0]) is bytes):
                 kwargs: dict[str, Any] = {}
             else:
-                args, kwargs = self.answers.arguments(args, deps)
+                args, kwargs = self.answers.arguments(args, held)
+            held = None
             stage = RUNNING
             kind = recipe.kind
             value: Any
@@ -354,16 +357,17 @@ class Guest:
         waiting = {message[1] for message in self._inbox}
         self._early = {no: items for no, items in self._early.items() if no in waiting}
 
-    async def _stream(self, no: int, name: str, items: AsyncGenerator[Any, Any], items_ahead: int) -> int:
-        credit = self._credits[no] = Credit(items_ahead + self._early.pop(no, 0))
+    async def _stream(self, no: int, name: str, items: AsyncGenerator[Any, Any], items_ahead: Any) -> int:
+        credit = self._credits[no] = Credit(items_ahead)
+        credit.taken(self._early.pop(no, 0))
         room = asyncio.Event()
         credit.wake = room.set
         count = 0
         try:
-            while True:
-                if not credit.room():
+            while not credit.over(count):
+                if not credit.there():
                     self._lend()
-                    while not credit.room():
+                    while not credit.there():
                         room.clear()
                         await room.wait()
                     self._take_back()

@@ -78,6 +78,7 @@ class SimActor(LoopActor):
         if message[8] is not None:
             message[8] = self.worker.time() + message[8] / 1000
         call = Call(self, message)
+        call.held = self.worker.answers.ahead(call.deps)
         self.calls[call.no] = call
         return call
 
@@ -93,7 +94,8 @@ class SimActor(LoopActor):
                 raise TaskError(f"actor {self.name} has no method {call.method!r}", ran=False)
             args = call.args
             if type(args) is not list or (args and type(args[0]) is bytes):
-                call.args, call.kwargs = guest.answers.arguments(args, call.deps)
+                call.args, call.kwargs = guest.answers.arguments(args, call.held)
+            call.held = None
         except BaseException as error:  # unpickling runs user code; the caller is told
             self.raised(call, error, PREPARING)
             return False

@@ -11,6 +11,7 @@ The network is in `actorfw.testing.network`; what a simulated node consists of i
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import io
 from collections import deque
@@ -296,6 +297,15 @@ def run(main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]], *, 
         StuckError: nothing could ever happen again, or it has not ended within `limit`; the message has every task's
             stack.
     """
+    gc.freeze()  # what was there before, garbage or not, is not looked at in the meantime
+    try:
+        return _run(main, limit)
+    finally:
+        gc.collect()  # a cluster is a heap of circles, and one run after another would pile them up
+        gc.unfreeze()
+
+
+def _run(main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]], limit: float) -> T:
     loop = VirtualLoop()
     loop.limit = limit
     asyncio.set_event_loop(loop)

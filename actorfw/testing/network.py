@@ -14,11 +14,18 @@ from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from actorfw.io.env import TimerHandle
+from actorfw.io.memory import Memory
+from actorfw.io.sharedmem import SharedMemory
+from actorfw.io.spillfiles import SpillFiles
 from actorfw.io.tcp import join_address
+from actorfw.testing.faults import SteadyMemory
 from actorfw.testing.loop import NODE, VirtualLoop
 from actorfw.testing.transport import Connection, Deliver, MemoryTransport
 
-__all__ = ["Connection", "MemoryNetwork", "MemoryTransport", "SimEnv"]
+__all__ = ["STORE_BYTES", "Connection", "MemoryNetwork", "MemoryTransport", "SimEnv"]
+
+STORE_BYTES: Final = 16 << 20
+"""Of shared memory that a simulated node has at most: values beyond are bytes on the heap."""
 
 T = TypeVar("T")
 
@@ -232,6 +239,14 @@ class MemoryNetwork:
         return self.loop.is_crashed(node)
 
 
+def _no_files(*_: object) -> None:
+    return None
+
+
+def _anonymous(size: int | None) -> SharedMemory:
+    return SharedMemory.anonymous(min(size or STORE_BYTES, STORE_BYTES))
+
+
 class SimEnv:
     """The world of one simulated node: its own context, clock and chance, on a virtual loop and a memory network.
 
@@ -252,6 +267,9 @@ class SimEnv:
         self.pid = 1
         self.worker_factory: Any = None
         self.pace: Callable[[str], float] | None = lambda _: 0.0
+        self.memory: Memory = SteadyMemory()
+        self.spill_files: Callable[[str | None, int | None, bytes], SpillFiles | None] = _no_files
+        self.shared_memory: Callable[[int | None], SharedMemory | None] = _anonymous
 
     def __repr__(self) -> str:
         return f"<SimEnv {self.node}>"

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from actorfw.core.ledger import Shape
+from actorfw.io.spillfiles import SpillFiles
 from actorfw.io.tcp import split_address
 from actorfw.runtime import current
 from actorfw.runtime.node import Node
@@ -103,6 +104,7 @@ class SimCluster:
         duration: of tasks and methods in worker processes: seconds, bounds, or a function of their name.
         fragment: let messages arrive in pieces.
         config: of each node.
+        disk: makes the files of a node that spills objects, a `MemoryFiles`; None: nodes spill none.
         **options: further options of each node: labels, totals, hosts, namespace.
 
     Attributes:
@@ -121,6 +123,7 @@ class SimCluster:
         duration: Duration = (0.001, 0.01),
         fragment: bool = False,
         config: Config | None = None,
+        disk: Callable[[], SpillFiles] | None = None,
         **options: Any,
     ) -> None:
         given = cast("object", nodes)
@@ -135,6 +138,7 @@ class SimCluster:
         self._latency = latency
         self._duration: Duration = duration
         self._fragment = fragment
+        self._disk = disk
         self._config = config or Config()
         self._options = options
         self._was: Home | None = None
@@ -150,7 +154,6 @@ class SimCluster:
         self.network = MemoryNetwork(loop, self.seed, latency=self._latency, fragment=self._fragment)
         self._was = current.entered.get()
         self._collecting = gc.isenabled()
-        gc.freeze()  # what was there before, garbage or not, is not looked at in `settle`
         gc.disable()
         try:
             for _ in range(self._count):
@@ -181,7 +184,6 @@ class SimCluster:
             for node in self.nodes:
                 for worker in list(node.workers.values()):
                     worker.bury()
-            gc.unfreeze()
             if self._collecting:
                 gc.enable()
 
@@ -205,6 +207,9 @@ class SimCluster:
         env = SimEnv(self.loop, self.network, place or name, self.seed)
         workers = SimWorkers(env, self.seed, self._duration, first_pid=PIDS_PER_NODE * (index + 1))
         env.worker_factory = workers
+        disk = self._disk
+        if disk is not None:
+            env.spill_files = lambda folder, limit, life: disk()
         env.pace = workers.draw
         node = SimNode(index, name, env, workers)
         node.started_with = (num_cpus, options)

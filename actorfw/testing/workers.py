@@ -78,6 +78,7 @@ class SimWorker:
         pid: a number that no other worker of the simulation has.
         label: what it is running, kept by the node.
         alive: whether it has not ended.
+        orphan: False; see `WorkerProcess`.
         place: the name under which the loop knows it: it is frozen, slowed and buried apart from its node.
     """
 
@@ -88,6 +89,7 @@ class SimWorker:
         self.pid = pid
         self.label = ""
         self.alive = True
+        self.orphan = False
         self.loop = workers.env.loop
         self.place = f"{workers.env.node}/w{index}"
         self._workers = workers
