@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENT", "Asks"]
 
-PATIENT: Final = frozenset({"sync", "events", "pump"})
+PATIENT: Final = frozenset({"sync", "events", "pump", "hosted"})
 """Requests that have to arrive, however late: what follows from their answer must not come before."""
 
 

@@ -43,7 +43,9 @@ class BrokenTasks:
         self._stillborn = 0
         self._last = 0.0
 
-    def sort_out(self, running: dict[int, Execution], begun: tuple[int, ...] | None, sentence: str) -> list[Execution]:
+    def sort_out(
+        self, running: dict[int, Execution], begun: tuple[int, ...] | None, sentence: str, short_of_memory: bool
+    ) -> list[Execution]:
         """A worker is gone: answer the tasks that it had started, and return the others."""
         started = started_of(running, begun)
         ran: bool | None = None
@@ -59,12 +61,13 @@ class BrokenTasks:
             del running[exe.serial]
             exe.worker = None
             if exe.cancelled:
-                error = TaskCancelledError(f"task {exe.name} was cancelled, and its worker ended with it")
-                out = pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
+                cancelled = TaskCancelledError(f"task {exe.name} was cancelled, and its worker ended with it")
+                out = pack_error(self.node.codec, cancelled, where=self.node.name, infrastructure=True)
                 self.node.execution.answer(exe, m.ERROR, out)
             elif exe is started[-1]:
-                self.node.execution.broke(exe, WorkerDiedError(f"task {exe.name}: {sentence}", ran=ran))
+                error = WorkerDiedError(f"task {exe.name}: {sentence}", ran=ran, out_of_memory=short_of_memory)
+                self.node.execution.broke(exe, error)
             else:
                 text = f"task {exe.name} had started, and perhaps ended, when its worker was lost: {sentence}"
-                self.node.execution.broke(exe, WorkerDiedError(text))
+                self.node.execution.broke(exe, WorkerDiedError(text, out_of_memory=short_of_memory))
         return list(running.values())

@@ -1,40 +1,62 @@
 """Large messages: buffers that follow their head in pieces, between the other messages of a session.
 
-The pieces are ordinary messages, so they arrive exactly once and survive cut links. At most `WINDOW` bytes of them are
-on their way to a peer, all large messages together, so a small message never waits behind more than that; large ones
-take turns.
+The pieces are ordinary messages, so they arrive exactly once and survive cut links. No more of them are on their way to
+a peer, of all large messages together, than its path holds (`core.pace`), so a small message hardly waits behind them;
+large ones take turns.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from actorfw.core.pace import Pace
 from actorfw.values.errors import ProtocolError
+from actorfw.wire.frames import CHUNK
 from actorfw.wire.payload import Buffer
 
 if TYPE_CHECKING:
     from actorfw.runtime.peer import Peer
     from actorfw.runtime.peers import PeerEvents
 
-__all__ = ["CHUNK", "CHUNK_ACK", "CHUNK_BYTES", "LARGE", "WINDOW", "Bulk"]
+__all__ = ["CHUNK", "CHUNK_ACK", "CHUNK_BYTES", "LARGE", "Bulk", "Sink"]
 
 LARGE: Final = 1  # (number, head, sizes)
-CHUNK: Final = 2  # (number, bytes)
 CHUNK_ACK: Final = 3  # (bytes taken)
 
 CHUNK_BYTES: Final = 256 * 1024 - 64
 """So that a piece and its envelope fit in one frame."""
-WINDOW: Final = 1024 * 1024
+
+
+class Sink(Protocol):
+    """Takes the bytes of a large message in the place of buffers of its own, as one stream."""
+
+    def take(self, piece: Buffer) -> None:
+        """The next bytes.
+
+        Raises:
+            ProtocolError: they are too many.
+        """
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether these were all."""
+        ...
+
+    def done(self) -> None:
+        """It is complete."""
+        ...
 
 
 class _Outgoing:
-    __slots__ = ("at", "buffers", "number")
+    __slots__ = ("at", "buffers", "counts", "number")
 
-    def __init__(self, number: int, buffers: deque[memoryview]) -> None:
+    def __init__(self, number: int, buffers: deque[memoryview], counts: bool) -> None:
         self.number = number
         self.buffers = buffers
+        self.counts = counts
         self.at = 0
 
     def next_piece(self) -> memoryview:
@@ -57,7 +79,7 @@ class _Incoming:
         self.at = 0
         self.skip_full()
 
-    def take(self, piece: bytes) -> None:
+    def take(self, piece: Buffer) -> None:
         buffer = self.buffers[self.filling]
         end = self.at + len(piece)
         if not piece or end > len(buffer):
@@ -83,19 +105,23 @@ class Bulk:
         waiting_bytes: what has not been handed to the session yet.
     """
 
-    __slots__ = ("_after", "_incoming", "_number", "_outgoing", "_peer", "_under_way", "waiting_bytes")
+    __slots__ = ("_after", "_incoming", "_number", "_outgoing", "_pace", "_peer", "_untold", "waiting_bytes")
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._number = 0
-        self._under_way = 0
+        self._pace = Pace()
+        self._untold = 0  # bytes of pieces that came and are not acknowledged
         self._outgoing: deque[_Outgoing] = deque()
-        self._incoming: dict[int, _Incoming] = {}
+        self._incoming: dict[int, _Incoming | Sink] = {}
         self._after: list[tuple[set[int], Callable[[], object]]] = []
         self.waiting_bytes = 0
 
-    def send(self, head: Sequence[Any], buffers: Sequence[Buffer]) -> None:
-        """Send the head now, in order, and the buffers as the window allows."""
+    def send(self, head: Sequence[Any], buffers: Sequence[Buffer], *, counts: bool = True) -> None:
+        """Send the head now, in order, and the buffers as the window allows.
+
+        `counts`: whether the buffers are kept for this alone, so that they are part of what waits here.
+        """
         if self._peer.ended is not None:
             return
         views = [memoryview(buffer).cast("B") for buffer in buffers]
@@ -103,14 +129,15 @@ class Bulk:
         self._peer.send((LARGE, self._number, head, [len(view) for view in views]))
         full = deque(view for view in views if len(view))
         if full:
-            self.waiting_bytes += sum(map(len, full))
-            self._outgoing.append(_Outgoing(self._number, full))
-            self._pump()
+            if counts:
+                self.waiting_bytes += sum(map(len, full))
+            self._outgoing.append(_Outgoing(self._number, full, counts))
+            self.pump()
 
     @property
     def busy(self) -> bool:
         """Whether a large message is under way, in either direction."""
-        return bool(self._outgoing or self._under_way or self._incoming)
+        return bool(self._outgoing or self._pace.under_way or self._incoming)
 
     def when_complete(self, then: Callable[[], object]) -> None:
         """Call `then` when all large messages that have begun to arrive are complete; at once if there are none."""
@@ -135,13 +162,20 @@ class Bulk:
         self._incoming.clear()
         self.waiting_bytes = 0
 
-    def _pump(self) -> None:
-        while self._outgoing and self._under_way + CHUNK_BYTES <= WINDOW:
+    def pump(self) -> None:
+        """Send what the window allows."""
+        pace = self._pace
+        peer = self._peer
+        # One piece may be under way that the other side acknowledges with the next only.
+        while self._outgoing and (
+            pace.under_way <= CHUNK_BYTES or (pace.under_way + CHUNK_BYTES <= pace.size and peer.takes_pieces)
+        ):
             transfer = self._outgoing.popleft()
             piece = transfer.next_piece()
-            self._under_way += len(piece)
-            self.waiting_bytes -= len(piece)
-            self._peer.send((CHUNK, transfer.number, piece))
+            pace.sent(len(piece), peer.now())
+            if transfer.counts:
+                self.waiting_bytes -= len(piece)
+            peer.send_piece((CHUNK, transfer.number, piece))
             if transfer.buffers:
                 self._outgoing.append(transfer)
 
@@ -149,32 +183,42 @@ class Bulk:
     def handlers(events: PeerEvents) -> list[Callable[[Peer, list[Any]], None]]:
         """The handlers of the three kinds, in their order."""
 
-        def finish_if_complete(peer: Peer, number: int, transfer: _Incoming) -> None:
+        def finish_if_complete(peer: Peer, number: int, transfer: _Incoming | Sink) -> None:
             if transfer.complete:
                 del peer.bulk._incoming[number]
                 try:
-                    events.on_large(peer, transfer.head, [memoryview(b).toreadonly() for b in transfer.buffers])
+                    if isinstance(transfer, _Incoming):
+                        events.on_large(peer, transfer.head, [memoryview(b).toreadonly() for b in transfer.buffers])
+                    else:
+                        transfer.done()
                 finally:
                     peer.bulk._completed(number)
 
         def on_large(peer: Peer, message: list[Any]) -> None:
             _, number, head, sizes = message
-            transfer = peer.bulk._incoming[number] = _Incoming(head, sizes)
+            sink: Sink | None = None
             try:
-                events.on_large_head(peer, head, sizes)
+                sink = events.on_large_head(peer, head, sizes)
             finally:
+                transfer = peer.bulk._incoming[number] = sink or _Incoming(head, sizes)
                 finish_if_complete(peer, number, transfer)
 
         def on_chunk(peer: Peer, message: list[Any]) -> None:
             _, number, piece = message
-            peer.send((CHUNK_ACK, len(piece)))
-            transfer = peer.bulk._incoming[number]
-            transfer.take(piece)
+            bulk = peer.bulk
+            transfer = bulk._incoming[number]
+            bulk._untold += len(piece)
+            try:
+                transfer.take(piece)
+            finally:
+                if bulk._untold > CHUNK_BYTES or transfer.complete:
+                    peer.send((CHUNK_ACK, bulk._untold))
+                    bulk._untold = 0
             finish_if_complete(peer, number, transfer)
 
         def on_chunk_ack(peer: Peer, message: list[Any]) -> None:
             bulk = peer.bulk
-            bulk._under_way -= message[1]
-            bulk._pump()
+            bulk._pace.acked(message[1], peer.now())
+            bulk.pump()
 
         return [on_large, on_chunk, on_chunk_ack]

@@ -230,8 +230,10 @@ class Calls:
             if ref._grip is None:
                 if state == READY:
                     ref._settle(out)
-                else:
+                elif state == FAILED:
                     ref._fail(out)
+                else:
+                    objects.settled(ref, state, out)
             else:
                 objects.settled(ref, state, out)
 
@@ -243,16 +245,16 @@ class Calls:
             return self.out(error)
         return out
 
-    def item(self, no: int, index: int, out: Any) -> None:
-        """One item of a generator method."""
+    def item(self, no: int, index: int, out: Any) -> bool:
+        """One item of a generator method. Returns whether it is wanted."""
         call = self.open.get(no)
-        if call is not None and call.stream is not None:
-            stream = call.stream()
-            if stream is not None:
-                stream._item(index, out)
-            call.items += 1
-            if call.ending is not None:
-                self.answered(no, *call.ending)
+        if call is None or call.stream is None:
+            return False
+        wanted = self.node.items.of_call(call, index, out)
+        call.items += 1
+        if call.ending is not None:
+            self.answered(no, *call.ending)
+        return wanted
 
     # -- ending --------------------------------------------------------------------------------------------------------
 

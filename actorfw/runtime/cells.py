@@ -21,6 +21,7 @@ from actorfw.runtime.routes import ActorCall
 from actorfw.values.errors import (
     ActorDiedError,
     DeadlineExceededError,
+    ObjectStoreFullError,
     SerializationError,
     TaskCancelledError,
     TaskError,
@@ -290,9 +291,9 @@ class Cell(Mailbox):
         """What a call gave can't be sent."""
         if call.tell:
             return
-        if isinstance(error, SerializationError):
+        if isinstance(error, (SerializationError, ObjectStoreFullError)):
             error.ran = True
-        ours = isinstance(error, (SerializationError, TaskError))
+        ours = isinstance(error, (SerializationError, ObjectStoreFullError, TaskError))
         self.answer(call, m.ERROR, self.out(error, infrastructure=ours))
 
     def was_cancelled(self, call: ActorCall) -> None:

@@ -26,12 +26,14 @@ from typing import Any, Final
 
 import msgpack
 
+from actorfw.io.sharedmem import SharedMemory
+from actorfw.runtime import boot
 from actorfw.runtime.deaths import sentence
 from actorfw.runtime.marks import Marks
 from actorfw.runtime.rawoutput import RawOutput
 from actorfw.runtime.worker import zygote as other
 from actorfw.values.errors import ProtocolError
-from actorfw.wire.chunks import BATCH, SLICE, Decoder, Encoder
+from actorfw.wire.chunks import BATCH, SLICE, Decoder, Encoder, Lodging
 from actorfw.wire.messages import CANCEL
 
 __all__ = ["Handler", "WorkerProcess", "Zygote"]
@@ -45,9 +47,6 @@ _POLL: Final = 0.005
 
 Handler = Callable[["WorkerProcess", list[Any]], None]
 
-# Where the package stands, so that the zygote loads this one and no other.
-_PACKAGE_FILE: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__init__.py")
-
 _log = logging.getLogger("actorfw.worker")
 
 
@@ -60,6 +59,7 @@ class WorkerProcess:
         label: what it is running, for the report of its death; kept by whoever gives it work.
         ended: called once, with the worker and a sentence, after its last message; set it before the loop turns.
         output: called with whole lines (text) that it or its children wrote past `sys.stdout`.
+        orphan: it is going down with its parent, which alone could have said when it is gone.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class WorkerProcess:
         handlers: Sequence[Handler],
         ended: Callable[[WorkerProcess, str], None],
         output: Callable[[WorkerProcess, str], None],
+        lodging: Lodging | None,
     ) -> None:
         self.index = index
         self.pid: int | None = None
@@ -78,13 +79,14 @@ class WorkerProcess:
         self.ended = ended
         self.output = output
         self.alive = True
+        self.orphan = False
         self._zygote = zygote
         self.slot = zygote.marks.take()
         self._loop = zygote.loop
         self._handlers = handlers
         self._channel = channel
-        self._decoder = Decoder()
-        self._encoder = Encoder()
+        self._decoder = Decoder(lodging)
+        self._encoder = Encoder(lodging)
         self._out: list[Any] = []
         self._scheduled = False
         # What the socket had no room for, in order; a callable is called when all before it is written.
@@ -293,6 +295,8 @@ class Zygote:
             `close` ends.
         output: called with a worker (None: the zygote itself) and the lines that were written past `sys.stdout`.
         lost: called with a sentence when the zygote itself ended unasked; `ended` has been called for its workers.
+        arena: the shared memory that workers map, and its token; None: there is none.
+        lodging: makes the node's end of what a worker is lent there, by its index.
     """
 
     def __init__(
@@ -303,11 +307,19 @@ class Zygote:
         ended: Callable[[WorkerProcess, str], None],
         output: Callable[[WorkerProcess | None, str], None],
         lost: Callable[[str], None],
+        arena: tuple[SharedMemory, bytes] | None = None,
+        lodging: Callable[[int], Lodging] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.workers: dict[int, WorkerProcess] = {}
         self.marks = Marks()
-        self._settings = {**settings, "marks": self.marks.fd}
+        self._settings = {**settings, "marks": self.marks.fd, "memory": -1}
+        self._passed: list[int] = []
+        self._lodging = lodging if arena is not None else None
+        if arena is not None:
+            memory, token = arena
+            self._settings |= {"memory": memory.fd, "arena": token}
+            self._passed.append(memory.fd)
         self._handlers = handlers
         self._ended = ended
         self._output = output
@@ -347,15 +359,15 @@ class Zygote:
                     "-P",  # nothing of the current folder may stand in for a module of the standard library
                     *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
                     "-c",
-                    _BOOT,
+                    boot.PROGRAM,
                     str(theirs.fileno()),
                     str(os.getpid()),
-                    _PACKAGE_FILE,
+                    boot.PACKAGE_FILE,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=write_fd,
                 stderr=write_fd,
-                pass_fds=[theirs.fileno(), self.marks.fd] if self.marks.fd >= 0 else [theirs.fileno()],
+                pass_fds=[theirs.fileno(), *self._passed, *([self.marks.fd] if self.marks.fd >= 0 else [])],
                 process_group=0,
             )
         except BaseException:  # nothing that was opened for it is to stay
@@ -394,7 +406,8 @@ class Zygote:
             theirs.close()
             raise
         ours.setblocking(False)
-        worker = WorkerProcess(self, index, ours, read_fd, self._handlers, self._ended, self._output)
+        lodging = None if self._lodging is None else self._lodging(index)
+        worker = WorkerProcess(self, index, ours, read_fd, self._handlers, self._ended, self._output, lodging)
         self.workers[index] = worker
         self._request(other.REQUEST.pack(other.FORK, worker.slot, index), (theirs.detach(), write_fd))
         return worker
@@ -502,6 +515,7 @@ class Zygote:
         self._close_descriptors()
         for worker in list(self.workers.values()):
             worker._read_to_the_end()
+            worker.orphan = True
             worker._finish(f"worker process {worker.pid} went down with its parent: {how}")
         self.marks.close()
         if not self._ready.done():
@@ -577,24 +591,3 @@ class Zygote:
 def _done(future: asyncio.Future[None]) -> None:
     if not future.done():  # whoever waited may have been cancelled
         future.set_result(None)
-
-
-# The package may stand where only the parent's sys.path leads (a checkout, a script's folder). That folder must not
-# come before the standard library, so the package is loaded by its file.
-_BOOT: Final = """\
-import sys
-from importlib import util
-control, parent, file = sys.argv[1:]
-del sys.argv[1:]
-spec = util.find_spec("actorfw")
-if spec is None or spec.origin != file:
-    import os
-    folder = os.path.dirname(file)
-    spec = util.spec_from_file_location("actorfw", file, submodule_search_locations=[folder])
-    sys.modules["actorfw"] = module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if os.path.dirname(folder) not in sys.path:
-        sys.path.append(os.path.dirname(folder))
-from actorfw.runtime.worker.zygote import main
-main(int(control), int(parent))
-"""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
 from actorfw.core.ledger import Shape
+from actorfw.values.data import Data
 from actorfw.values.errors import UsageError
 from actorfw.values.scheduling import Bundle, PlacementGroup
 
@@ -53,8 +54,7 @@ def kind_of(fn: Callable[..., Any]) -> str:
     return DEF
 
 
-@dataclass(frozen=True, slots=True)
-class MethodInfo:
+class MethodInfo(Data):
     """One method of an actor's class as its callers see it: what `@actorfw.method` said, and the options of calls."""
 
     name: str
@@ -83,8 +83,7 @@ class MethodInfo:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Data):
     """The methods of an actor's class: all that a handle knows about it. Travels with handles; the class does not."""
 
     name: str
@@ -129,8 +128,7 @@ class Interface:
         return Interface.from_wire, (self.to_wire(),)
 
 
-@dataclass(slots=True)
-class Recipe:
+class Recipe(Data, frozen=False):
     """The executing side's half of a definition."""
 
     kind: str
@@ -181,10 +179,13 @@ class Definition:
         name: shown in listings, errors and output.
     """
 
-    __slots__ = ("_recipe_of", "executor", "interface", "kind", "name", "options", "owner", "shape", "target")
+    __slots__ = (
+        *("_recipe_of", "executor", "goes_along", "interface", "kind", "name", "options", "owner", "shape", "target"),
+    )
 
     def __init__(self, target: Any, owner: Any, options: Mapping[str, Any], name: str | None = None) -> None:
         self.target = target
+        self.goes_along = False  # as `wire` found it: the function is an argument of each call, before all others
         self.owner = owner
         self.options = options
         self.interface: Interface | None = None
@@ -245,10 +246,11 @@ class Definition:
         if known is not None and known[0] is codes and known[1] == code:
             return known[2], known[3]
         self.check_groups()
+        self.goes_along = self.kind != CLASS and bool(codes.captured(self.target))
         recipe = Recipe(
             self.kind,
             self.name,
-            code,
+            codes.define(call_argument) if self.goes_along else code,
             self.executor,
             self.shape,
             self.options.get("max_concurrency") or 1,
@@ -259,6 +261,11 @@ class Definition:
         hashed = codes.add(recipe.to_blob())
         self._recipe_of = (codes, code, hashed, recipe)
         return hashed, recipe
+
+
+def call_argument(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """What runs in the place of a function that closes over refs, which are then held as those of any argument."""
+    return function(*args, **kwargs)
 
 
 class ActorDefinitions:

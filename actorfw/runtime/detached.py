@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from actorfw.core.entries import HIDDEN, Entry, Key, Record, key_of
-from actorfw.core.guardian import ENDED, STARTING, UP, Dead, GaveUp
+from actorfw.core.entries import ALIASES, HIDDEN, Entry, Key, Record, key_of
+from actorfw.core.guardian import ENDED, STARTING, UP, Dead, End, GaveUp, NoRoom
 from actorfw.runtime.definitions import Interface
 from actorfw.runtime.guarded import ALIAS, Guarded
 from actorfw.runtime.handles import ActorHandle, hash_by_name
@@ -28,7 +28,7 @@ from actorfw.values.errors import ActorDiedError, ActorExistsError, ActorFwError
 from actorfw.values.ids import RefId, is_detached, owned_ids, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import Packed, in_memory
 
 if TYPE_CHECKING:
     from actorfw.runtime.cells import Cell
@@ -131,7 +131,7 @@ class Detached:
         actor.begin(options)
         packed = actor.to_wire(node)
         blob: bytes = msgpack.packb(
-            [packed.data, [bytes(part) for part in packed.buffers], packed.refs, packed.codes, actor.id[0]]
+            [packed.data, [bytes(in_memory(part)) for part in packed.buffers], packed.refs, packed.codes, actor.id[0]]
         )
         if len(blob) > SPEC_LIMIT:
             raise UsageError(
@@ -191,13 +191,20 @@ class Detached:
     # -- as the keeper -------------------------------------------------------------------------------------------------
 
     def guard(self, key: Key, entry: Entry) -> None:
-        """This node answers for an actor from now on: go on where the last guardian left off."""
+        """This node answers for an actor from now on: go on where the last guardian left off.
+
+        Told again when the tables of two keepers became one: then the other may have been the last.
+        """
         node = self.node
         guardians = node.guardians
         id, record = entry.id, entry.record
         assert record is not None
-        if id in self._kept:
+        before = self._kept.get(id)
+        if before is not None and (before.record == record or ALIAS in (before.record.state, record.state)):
             return
+        former = guardians.actors.get(id) if before is not None else None
+        if before is not None:
+            self.give_up(id)
         if record.state != ALIAS and record.spec not in node.codes:
             logger.warning("detached actor %s is forgotten: what it was made from is lost", text_id(id)[-20:])
             gone = record._replace(revision=record.revision + 1, state=ENDED, reason="unknown")
@@ -211,17 +218,15 @@ class Detached:
         if machine.state == ENDED:
             actor.out = guardians.out(guardians.error(actor, record.reason))
             guardians.actors[id] = actor
-        elif machine.hosted and machine.host is not None and not self._may_live(machine.host):
-            guardians.actors[id] = actor
-            text = f"actor {actor.recipe.name} ended with its node"
-            guardians.tell(actor, Dead(machine.host), ActorDiedError(text, reason="node_died", ran=False))
         else:
             guardians.adopt(actor)
+        if before is not None and former is not None:
+            kept.askers = before.askers
+            self._succeed(former, actor)
         self.changed(actor)
-        if kept.askers:
-            self._answer_askers(actor, kept)
 
-    def _may_live(self, life: bytes) -> bool:
+    def may_live(self, life: bytes) -> bool:
+        """Whether a life is this node's or a member's."""
         node = self.node
         return life == node.life or (life in node.members.facts and not node.directory.is_dead(life))
 
@@ -229,13 +234,26 @@ class Detached:
         node = self.node
         data, buffers, refs, codes, _ = msgpack.unpackb(node.codes.get(record.spec))
         packed = Packed(data, buffers, [(bytes(ref[0]), ref[1], ref[2]) for ref in refs], codes)
-        actor = Guarded.from_wire(node, entry.id, packed)
-        actor.name = None if key[0] == HIDDEN else key
+        actor, _ = Guarded.from_wire(node, entry.id, packed)
+        actor.name = None if key[0] in (HIDDEN, ALIASES) else key
         machine = actor.machine
         machine.state, machine.incarnation, machine.left = record.state, entry.incarnation, record.left
         machine.host = record.host or None
         machine.reason = record.reason
         return actor
+
+    def _succeed(self, former: Guarded, actor: Guarded) -> None:
+        """What this node held for an actor's state was overtaken: `actor` is the same one, as it is."""
+        was, machine = former.machine, actor.machine
+        if was.hosted and was.host is not None and not self._is_hosted(actor, was.host, was.incarnation):
+            self.node.guardians.order_at(actor.id, was.host, was.incarnation, "fenced")
+        waiting, former.waiting = former.waiting or [], None
+        if machine.state == ENDED:
+            _settle(waiting)
+            return
+        actor.waiting = [*(actor.waiting or ()), *waiting] or None
+        if was.how and not machine.how:
+            self.node.guardians.tell(actor, End(was.how))
 
     def give_up(self, id: RefId) -> None:
         """Another node keeps its shard now, or will."""
@@ -261,7 +279,9 @@ class Detached:
                 return
             if (machine.incarnation, machine.host) != (incarnation, host):
                 return
-            if self._may_live(host):
+            if machine.how:  # whoever wanted its end was faster, and the host knows nothing of it
+                self.node.guardians.tell(actor, NoRoom(host, incarnation))
+            elif self.may_live(host):
                 self.node.guardians.create_at(actor, host)
             else:
                 text = f"actor {actor.recipe.name} ended with its node"
@@ -351,6 +371,8 @@ class Detached:
     def _is_hosted(self, actor: Guarded, host: bytes, incarnation: int) -> bool:
         """Whether this incarnation, which a node says it hosts, is the one that is to be."""
         machine = actor.machine
+        if machine.state == ENDED:
+            return False
         if incarnation > machine.incarnation:
             # What the former guardian recorded last is lost with all who had it.
             self.node.guardians.adopt(actor, seen=(host, incarnation))
@@ -378,11 +400,11 @@ class Detached:
         out = actor.out
         if type(out) is Packed:
             if not out.codes and not owned_ids(out.refs):
-                return out.to_wire()
+                return out.portable()
             error = self.node.unpack_error(out)
             text = ActorDiedError(str(error), reason=actor.machine.reason, ran=False)
             out = pack_error(self.node.codec, text, where=self.node.name, infrastructure=True)
-            return out.to_wire() if type(out) is Packed else out
+            return out.portable() if type(out) is Packed else out
         return out
 
     # -- asking the guardian -------------------------------------------------------------------------------------------
@@ -482,7 +504,7 @@ class Detached:
         """An incarnation ended on this node: whoever is its guardian hears of it, if need be the next one."""
         node = self.node
         if type(out) is Packed:
-            out = out.to_wire() if not out.codes and not owned_ids(out.refs) else None
+            out = out.portable() if not out.codes and not owned_ids(out.refs) else None
         self.ask(cell.id, "over", (node.life, cell.incarnation, reason, out))
 
     def move(self, id: RefId) -> None:
@@ -495,7 +517,11 @@ class Detached:
         self._timer = node.env.call_later(_LOOK, self._look)
         self.specs.look()
         for cell in list(node.hosting.cells.values()):
-            if is_detached(cell.id[0]) and cell.id not in self._kept:
+            guarded = node.guardians.actors.get(cell.id) if cell.id in self._kept else None
+            if guarded is not None:
+                if not self._is_hosted(guarded, node.life, cell.incarnation):
+                    self._fence(cell)
+            elif is_detached(cell.id[0]):
                 reply = self.ask(cell.id, "hosting", (node.life, cell.incarnation))
                 reply.add_done_callback(lambda done, cell=cell: self._looked(cell, done))  # type: ignore[misc]
         for id, actor in list(self._made.items()):
@@ -510,8 +536,11 @@ class Detached:
             return
         answer = done.result()
         if self.node.hosting.cells.get(cell.id) is cell and (answer is None or answer[0] != "is" or not answer[1]):
-            logger.warning("actor %s ends here: it is not, or not any more, to be on this node", text_id(cell.id)[-20:])
-            cell.end("fenced")
+            self._fence(cell)
+
+    def _fence(self, cell: Cell) -> None:
+        logger.warning("actor %s ends here: it is not, or not any more, to be on this node", text_id(cell.id)[-20:])
+        cell.end("fenced")
 
 
 def _settle(replies: list[Reply[Any]]) -> None:

@@ -140,7 +140,7 @@ class Directory:
         self._do(self.names.moved(life, heir, address, self.node.env.time()))
 
     def peer_ended(self, life: bytes) -> None:
-        if self.node.rebirth.under_way:
+        if self.node.rebirth.under_way or self._closed:
             return
         self._parked.pop(life, None)
         self._do(self.names.dead(life, self.node.env.time()))

@@ -66,6 +66,7 @@ class InContext:
         coro = self.coro
         if self.first:
             waits_for = self.first[0]
+            self.first = ()  # the coroutine may go on for long, and have done with that
         else:
             try:
                 waits_for = run(coro.send, None)

@@ -14,22 +14,26 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core.credit import first_of, more
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR, GENERATOR, Recipe
 from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.refs import FAILED, READY, ObjectRef
-from actorfw.runtime.routes import held_ids
+from actorfw.runtime.routes import count_of, held_ids
+from actorfw.runtime.store.residence import all_here
 from actorfw.runtime.threads import Credit, Threads
 from actorfw.values.errors import (
     ActorFwError,
     DeadlineExceededError,
     NodeDiedError,
+    ObjectStoreFullError,
     SerializationError,
     TaskCancelledError,
     TaskError,
 )
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
+from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
     from actorfw.core.ledger import Grant
@@ -56,10 +60,12 @@ class Execution:
         "dep_refs",
         "deps",
         "dispatched",
+        "first_item",
         "grant",
         "hashed",
         "holds",
         "items",
+        "last",
         "limited",
         "name",
         "no",
@@ -94,7 +100,7 @@ class Execution:
         self.deadline = None
         self.attempt = 1
         self.credit: Any = 0
-        self.num_returns = 1
+        self.num_returns: Any = 1  # how many; of several, for another node: their numbers there
         self.parent = 0
         self.serial = 0
         self.since = 0.0  # when it began to wait for room on this node
@@ -104,13 +110,14 @@ class Execution:
         self.started = False
         self.dispatched = False  # its worker has it
         self.cancelled = False
+        self.last = False  # its submitter will not try again
         self.limited = False  # its submitter gives it a schedule_timeout, and so it waits there
-        self.items = 0  # that it has yielded, if it is a generator
+        self.items = 0  # that it has sent, if it is a generator
+        self.first_item = 0  # the number of the first; 0: they have none
 
-    def items_ahead(self) -> int:
-        """How many items it may send, if it is a generator that has not started."""
-        credit: int = self.credit
-        return credit
+    def items_ahead(self) -> Any:
+        """What it may send, if it is a generator that has not started (`core.credit`)."""
+        return self.credit
 
     def reset(self) -> None:
         """It did not start after all."""
@@ -137,7 +144,7 @@ class ExecutionService:
 
     def on_task(self, peer: Peer, msg: list[Any]) -> None:
         """A peer wants a task run here."""
-        _, no, hashed, args, deps, left, attempt, credit, num_returns, limited = msg
+        _, no, hashed, args, deps, left, attempt, credit, num_returns, flags = msg
         node = self.node
         held = held_ids(args, deps)
         if held:
@@ -146,8 +153,10 @@ class ExecutionService:
         exe.holds = bool(held)
         exe.attempt = attempt
         exe.credit = credit
+        exe.first_item = first_of(credit)
         exe.num_returns = num_returns
-        exe.limited = limited
+        exe.limited = bool(flags & m.LIMITED)
+        exe.last = bool(flags & m.LAST_ATTEMPT)
         if left is not None:
             exe.deadline = node.env.time() + left / 1000
         self._foreign[(peer.life, no, attempt)] = exe
@@ -243,10 +252,10 @@ class ExecutionService:
         if items < 0 and not exe.started:
             self.cancel(exe, force=False, recursive=False)
             return
-        if type(exe.credit) is int:
-            exe.credit += items  # what it starts with, should it go back and start again
-        else:
+        if isinstance(exe.credit, Credit):
             exe.credit.add(items)
+        else:
+            exe.credit = more(exe.credit, items)  # what it starts with, should it go back and start again
         if exe.worker is not None:
             exe.worker.send((m.CREDIT, exe.serial, items))
 
@@ -279,7 +288,7 @@ class ExecutionService:
         # A local task comes here with its own deps settled; borrowed ones are fetched now.
         if exe.dep_refs is None:
             exe.dep_refs = [self.node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps]
-        if all(ref.done() for ref in exe.dep_refs):
+        if all_here(exe.dep_refs):
             return True
 
         def then() -> None:
@@ -378,13 +387,15 @@ class ExecutionService:
         credit = exe.credit = Credit(exe.items_ahead())
         index = 0
         try:
-            while await self._room(exe, credit):
+            while not credit.over(index) and await self._room(exe, credit):
                 try:
                     item = await anext(items)
                 except StopAsyncIteration:
                     break
-                credit.spend()
-                self.send_item(exe, index, pack_item(self.node.codec, item))
+                if credit.wants(index):
+                    out = pack_item(self.node.codec, item)
+                    credit.spend(size_of(out))
+                    self.node.items.of_execution(exe, index, out)
                 index += 1
         finally:
             await items.aclose()
@@ -398,14 +409,6 @@ class ExecutionService:
             return await credit.room()
         finally:
             self.unblocks(exe.serial)
-
-    def send_item(self, exe: Execution, index: int, out: Any) -> None:
-        """One item of a generator on its way to its consumer."""
-        exe.items = index + 1
-        if exe.peer is None:
-            self.node.tasks.item(self._task(exe), index, out)
-        else:
-            self.node.outbound.send_value(exe.peer, (m.ITEM, exe.no, index, exe.attempt), out)
 
     # -- in a thread ---------------------------------------------------------------------------------------------------
 
@@ -451,27 +454,32 @@ class ExecutionService:
     def returned(self, exe: Execution, value: Any) -> None:
         """It returned: pack what it returned and answer."""
         try:
-            if exe.num_returns != 1:
-                self.answer(exe, m.PARTS, self.parts(exe.name, value, exe.num_returns))
-            else:
-                self.answer(exe, m.VALUE, self.node.codec.pack(value, where="result"))
+            self.answer(exe, *self.outcome(exe, value))
         except Exception as error:  # whatever keeps it from being sent
-            self._refused(exe, error)
+            self.refused(exe, error)
 
-    def _refused(self, exe: Execution, error: Exception) -> None:
-        if isinstance(error, SerializationError):
+    def outcome(self, exe: Execution, value: Any) -> tuple[int, Any]:
+        """What it returned as it travels. Any thread: a large value is copied."""
+        if exe.num_returns != 1:
+            return m.PARTS, self.parts(exe.name, value, exe.num_returns)
+        return m.VALUE, self.node.codec.pack(value, where="result")
+
+    def refused(self, exe: Execution, error: Exception) -> None:
+        """What it returned can't be sent."""
+        if isinstance(error, (SerializationError, ObjectStoreFullError)):
             error.ran = True
-        if isinstance(error, (SerializationError, TaskError)):
+        if isinstance(error, (SerializationError, ObjectStoreFullError, TaskError)):
             self.answer(exe, m.ERROR, self._out(error))
         else:
             self.raised(exe, error)
 
-    def parts(self, name: str, value: Any, count: int) -> list[Any]:
-        """The parts of a result with `num_returns`.
+    def parts(self, name: str, value: Any, numbers: Any) -> list[Any]:
+        """The parts of a result with `num_returns`: so many, or one for each of these numbers.
 
         Raises:
             TaskError: it is no sequence of that length.
         """
+        count = count_of(numbers)
         if count == 0:
             return []
         try:
@@ -485,7 +493,7 @@ class ExecutionService:
     def raised(self, exe: Execution, error: BaseException) -> None:
         """It raised: answer that."""
         if isinstance(error, Unsendable):
-            self._refused(exe, error.cause)
+            self.refused(exe, error.cause)
             return
         where = f"{exe.name} on {self.node.name}"
         self.answer(exe, m.ERROR, pack_error(self.node.codec, error, where=where, infrastructure=False))
@@ -511,7 +519,7 @@ class ExecutionService:
             return
         exe.args = None
         key = (exe.no, exe.attempt) if exe.holds else None
-        node.outbound.send_result(peer, exe.no, state, out, key, exe.attempt, exe.items or None)
+        node.outbound.send_result(peer, exe.no, state, out, key, exe.attempt, exe.items or None, exe.num_returns)
 
     def _end_call(self, exe: Execution) -> None:
         """It ends without an answer that could name what is still held."""

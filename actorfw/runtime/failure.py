@@ -165,6 +165,7 @@ class Failure:
 
     def linked(self, peer: Peer) -> None:
         """A link was made: its other side has said what it is."""
+        self.node.hostmates.linked(peer)
         try:
             record = Record.from_wire(peer.info["record"])
             if record.life != peer.life:

@@ -47,6 +47,9 @@ class Gathered(Reply[list[T]]):
             ref._add((self._one, context, None))
 
     def _one(self, ref: ObjectRef[T]) -> None:
+        if ref._state == PENDING:  # it has a value, on another node: that is wanted, too
+            ref._add((self._one, copy_context(), None))
+            return
         self._left -= 1
         if ref._state != READY:
             self._fail(ref)

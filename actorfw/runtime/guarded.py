@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from actorfw.core.guardian import UP, Guardian
+from actorfw.core.guardian import ENDED, UP, Guardian
 from actorfw.runtime.definitions import Interface, Recipe
 from actorfw.values.ids import node_id_of
+from actorfw.values.rare import Rare
 from actorfw.wire.payload import Packed
 
 if TYPE_CHECKING:
@@ -36,49 +37,47 @@ class Guarded:
     """What its guardian knows of one actor."""
 
     __slots__ = (
+        "_rare",
         "args",
-        "asked_end",
-        "before",
         "counted_at",
-        "deps",
-        "excluded",
         "hashed",
         "host",
         "id",
         "interface",
-        "limit",
         "machine",
-        "name",
-        "naming",
         "options",
-        "out",
         "recipe",
-        "target",
-        "told_infeasible",
-        "waiting",
     )
 
+    deps: Rare[Any] = Rare(None)
+    name: Rare[tuple[str, str] | None] = Rare(None)
+    naming: Rare[bool] = Rare(False)
+    target: Rare[RefId | None] = Rare(None)
+    """The older actor of this name, with get_if_exists."""
+    before: Rare[str] = Rare("")
+    """How the incarnation before ended."""
+    out: Rare[Any] = Rare(None)
+    """The error that every later call gets."""
+    asked_end: Rare[str] = Rare("")
+    """While it has no host that could be told."""
+    excluded: Rare[set[bytes] | None] = Rare(None)
+    told_infeasible: Rare[bool] = Rare(False)
+    limit: Rare[Any] = Rare(None)
+    """The timer of its schedule_timeout."""
+    waiting: Rare[list[Reply[Any]] | None] = Rare(None)
+    """For its end."""
+
     def __init__(self, id: RefId, hashed: bytes, recipe: Recipe, interface: Interface) -> None:
+        self._rare: dict[str, Any] | None = None
         self.id = id
         self.hashed = hashed
         self.recipe = recipe
         self.interface = interface
         self.args: Any = None
-        self.deps: Any = None
         self.options: Mapping[str, Any] = {}
         self.machine = Guardian()
-        self.naming = False
         self.host: Peer | None = None  # None: this node, once it is starting
         self.counted_at: bytes | None = None  # the member whose load it is part of
-        self.before = ""  # how the incarnation before ended
-        self.out: Any = None  # the error that every later call gets
-        self.name: tuple[str, str] | None = None
-        self.target: RefId | None = None  # the older actor of this name, with get_if_exists
-        self.asked_end = ""  # while it has no host that could be told
-        self.excluded: set[bytes] | None = None
-        self.told_infeasible = False
-        self.limit: Any = None  # the timer of its schedule_timeout
-        self.waiting: list[Reply[Any]] | None = None  # for its end
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """It is made with these options."""
@@ -108,10 +107,14 @@ class Guarded:
     # -- to another guardian -------------------------------------------------------------------------------------------
 
     def to_wire(self, node: Node) -> Packed:
-        """All of it as one value; the refs and definitions in the arguments are the value's."""
-        args = self.args
-        packed = args if type(args) is Packed else None
+        """All of it as one value; the refs and definitions in its arguments, or in its error, are the value's."""
         machine = self.machine
+        args = self.out if machine.state == ENDED else self.args  # of an actor that has ended only its error is asked
+        packed = args if type(args) is Packed else None
+        alias: list[Any] | None = None
+        if self.target is not None:
+            address = self.out._address if self.out is not None else node.members.addresses.get(self.target[0], "")
+            alias = [*self.target, address]
         options = node.codec.pack(dict(self.options))
         codes = [self.hashed, self.recipe.code]
         refs: list[Any] = []
@@ -120,7 +123,7 @@ class Guarded:
             refs += packed.refs
         if type(options) is Packed:
             codes += options.codes
-            options = options.to_wire()
+            options = options.portable()
         head = [
             self.hashed,
             self.interface.to_wire(),
@@ -128,16 +131,21 @@ class Guarded:
             packed is not None,
             self.deps,
             options,
-            self.name,
-            [machine.state, machine.incarnation, machine.host, machine.left, machine.how],
+            self.name if alias is None else None,
+            [machine.state, machine.incarnation, machine.host, machine.left, machine.how, machine.reason],
+            [self.naming, self.asked_end, alias],
         ]
         data: bytes = msgpack.packb(head)
         return Packed(data, packed.buffers if packed is not None else [], refs, list(dict.fromkeys(codes)))
 
     @classmethod
-    def from_wire(cls, node: Node, id: RefId, wire: Packed) -> Guarded:
-        """The inverse of `to_wire`, at the node that guards it from now on; the definitions have come before."""
-        hashed, interface, args, packed, deps, options, name, machine = msgpack.unpackb(wire.data)
+    def from_wire(cls, node: Node, id: RefId, wire: Packed) -> tuple[Guarded, str]:
+        """The inverse of `to_wire`, at the node that guards it from now on; the definitions have come before.
+
+        Returns:
+            It, and where the older actor is looked for that it stands for.
+        """
+        hashed, interface, args, packed, deps, options, name, machine, naming = msgpack.unpackb(wire.data)
         if type(options) is list:
             options = Packed.from_wire(options)
         actor = cls(id, hashed, node.recipe(hashed), node.interfaces.known(Interface.from_wire(interface)))
@@ -150,8 +158,14 @@ class Guarded:
         actor.deps = [(bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
         actor.name = tuple(name) if name is not None else None
         made = actor.machine
-        made.state, made.incarnation, made.host, made.left, made.how = machine
-        return actor
+        made.state, made.incarnation, made.host, made.left, made.how, made.reason = machine
+        if made.state == ENDED:
+            actor.args, actor.out = None, actor.args
+        actor.naming, actor.asked_end, alias = naming
+        if alias is None:
+            return actor, ""
+        actor.target = (bytes(alias[0]), alias[1])
+        return actor, alias[2]
 
     def info(self, node: Node, id: str) -> dict[str, Any]:
         """What `actorfw.info` tells."""

@@ -459,6 +459,10 @@ class Guardians:
         if seen is not None:
             self._find_host(actor, seen[0])
             self.tell(actor, Adopt(*seen))
+        elif machine.hosted and machine.host is not None and not self.node.detached.may_live(machine.host):
+            # The former guardian had not heard of that, or was past doing anything about it.
+            text = f"actor {actor.recipe.name} ended with its node"
+            self.tell(actor, Dead(machine.host), ActorDiedError(text, reason="node_died", ran=False))
         elif machine.hosted:
             self._find_host(actor, machine.host)
             if machine.state == STARTING and machine.host is not None:
@@ -484,11 +488,23 @@ class Guardians:
 
     def inherit(self, peer: Peer, id: RefId, record: Any) -> None:
         """Answer for an actor of a node that leaves, by the record that it sent."""
-        actor = Guarded.from_wire(self.node, id, record)
+        actor, address = Guarded.from_wire(self.node, id, record)
         if actor.name is not None:
             objects = self.node.objects
             objects.carry_out(objects.ownership.store(("name", id), [id]))
-        self.adopt(actor)
+        if actor.naming or actor.target is not None:
+            self.actors[id] = actor
+            self.naming.inherit(actor, address)
+        else:
+            self.adopt(actor)
+
+    def hosts(self, life: bytes, id: RefId, incarnation: int) -> bool:
+        """Whether this node answers for an actor of which a host has this incarnation, and has it there."""
+        actor = self.actors.get(id)
+        if actor is None:
+            return self.node.leaving.now_guards(id) is not None
+        machine = actor.machine
+        return machine.hosted and (machine.host, machine.incarnation) == (life, incarnation)
 
     def give_up(self, id: RefId) -> Guarded | None:
         """Another node answers for it from now on."""

@@ -8,12 +8,14 @@ per method.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgpack
 
+from actorfw.runtime import lines
 from actorfw.runtime.current import restore_handle
 from actorfw.runtime.definitions import Interface, MethodInfo
 from actorfw.values.errors import UsageError
@@ -79,7 +81,9 @@ class BoundMethod:
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Send the call at once; returns its reply as an `ObjectRef` (for a generator method: a `Stream`)."""
-        return self._handle._home.call_actor(self._handle, self._info, args, kwargs)
+        made = self._handle._home.call_actor(self._handle, self._info, args, kwargs)
+        lines.note(made, sys._getframe(1))
+        return made
 
     def tell(self, /, *args: Any, **kwargs: Any) -> Reply[None]:
         """Send without asking for an answer; awaiting what it returns waits for room, nothing more."""

@@ -82,7 +82,7 @@ class Inheritance:
             to = self.of(life)
             logger.info("what node %s owned is node %s's now", short(life), short(to))
             node.objects.carry_out(self.estate.moved(life, to))
-            node.objects.moved(to)
+            node.fetches.moved(to)
             node.calls.locating.moved(to)
             node.hosting.moved(life, to)
             node.watching.moved(to)

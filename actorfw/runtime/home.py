@@ -34,6 +34,9 @@ class Home(Protocol):
     loop: asyncio.AbstractEventLoop | None
     """The loop that callbacks of refs run on when nobody else's is running; None in a worker."""
 
+    has_threads: bool
+    """Whether there is anything beside the loop: not in a simulation."""
+
     def descriptors(self) -> list[int]:
         """Of the sockets that a forked child must not hold."""
         ...

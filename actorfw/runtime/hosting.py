@@ -11,10 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from actorfw.core.credit import first_of, more
 from actorfw.core.entries import Key
 from actorfw.core.fencing import Fence
 from actorfw.core.ledger import Shape
-from actorfw.runtime.cells import ENDED, STARTING, Cell
+from actorfw.runtime.cells import ENDED, ENDING, STARTING, Cell
 from actorfw.runtime.definitions import Interface, Recipe
 from actorfw.runtime.execution import Credit
 from actorfw.runtime.groups import Groups, runs_one_at_a_time
@@ -23,11 +24,12 @@ from actorfw.runtime.loopcells import LoopCell
 from actorfw.runtime.objects import INLINE_LIMIT
 from actorfw.runtime.parking import Parking
 from actorfw.runtime.processcells import AHEAD, ProcessCell
-from actorfw.runtime.refs import FAILED, READY
+from actorfw.runtime.refs import FAILED, READY, Reply
 from actorfw.runtime.routes import ActorCall, held_ids
+from actorfw.runtime.store.residence import all_here
 from actorfw.runtime.taskcells import TaskCell
 from actorfw.runtime.threadcells import ThreadCell, is_asynchronous
-from actorfw.values.errors import ActorDiedError, ActorFwError
+from actorfw.values.errors import ActorDiedError, ActorFwError, PeerUnreachableError
 from actorfw.values.ids import RefId, checked_id, is_detached, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
@@ -161,7 +163,7 @@ class Hosting:
             self._begin(cell, hashed, args, refs, then)
 
     def _begin(self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]) -> None:
-        if refs and not all(ref.done() for ref in refs):
+        if refs and not all_here(refs):
             self.node.objects.resolve(refs, lambda: self._construct(cell, hashed, args, refs, then))
         else:
             self._construct(cell, hashed, args, refs, then)
@@ -379,15 +381,17 @@ class Hosting:
             call.hold = None
             key = (call.no, self.node.life)
         items = call.items if state == m.ERROR and call.items else None
-        self.node.outbound.send_result(peer, call.no, state, out, key, 0, items)
+        self.node.outbound.send_result(peer, call.no, state, out, key, 0, items, call.num_returns)
 
     def send_item(self, call: ActorCall, index: int, out: Any) -> None:
         """One item of a generator method."""
+        if isinstance(call.credit, Credit):
+            call.credit.spend(size_of(out))
         if call.peer is None:
             self.node.calls.item(call.no, index, out)
         else:
             call.items += 1
-            self.node.outbound.send_value(call.peer, (m.ITEM, call.no, index, 0), out)
+            self.node.items.send(call.peer, call.no, index, 0, out, first_of(call.credit))
 
     def on_cancel(self, peer: Peer, no: int) -> None:
         """A caller took its call back."""
@@ -409,7 +413,7 @@ class Hosting:
         elif isinstance(call.credit, Credit):
             call.credit.add(items)
         else:
-            call.credit += items
+            call.credit = more(call.credit, items)
 
     # -- messages of workers -------------------------------------------------------------------------------------------
 
@@ -478,10 +482,37 @@ class Hosting:
                 cell.end("owner_died")
 
     def moved(self, life: bytes, heir: bytes) -> None:
-        """The guardian of some actors here has an heir."""
-        for cell in self.cells.values():
+        """The guardian of some actors here has an heir.
+
+        One that it had ended, which this node could not be told, is not the heir's: nobody would end it any more.
+        """
+        for cell in list(self.cells.values()):
             if cell.guardian == life:
                 cell.guardian = heir
+                if heir == self.node.life:
+                    self._confirmed(cell, heir, self.node.guardians.hosts(heir, cell.id, cell.incarnation))
+                else:
+                    self._confirm(cell, heir)
+
+    def _confirm(self, cell: Cell, heir: bytes) -> None:
+        node = self.node
+
+        def reached(peer: Peer | PeerUnreachableError) -> None:
+            if isinstance(peer, PeerUnreachableError) or peer.ended:
+                self._confirmed(cell, heir, heir not in node.peers.tombstones)
+                return
+            reply = node.asks.ask(peer, "hosted", [*cell.id, cell.incarnation])
+            reply.add_done_callback(answered)
+
+        def answered(done: Reply[Any]) -> None:
+            if done._state == READY:  # else the heir is dead too, and `peer_ended` comes
+                self._confirmed(cell, heir, bool(done.result()))
+
+        node.reach(heir, node.heirs.where(heir, "")[1], reached)
+
+    def _confirmed(self, cell: Cell, heir: bytes, hosted: bool) -> None:
+        if not hosted and cell.guardian == heir and cell.state < ENDING:
+            cell.end("owner_died")
 
     def close(self, how: str = "killed") -> None:
         """The node closes: all actors here end at once."""

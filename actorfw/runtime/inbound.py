@@ -12,10 +12,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
-from actorfw.runtime.outbound import PARTED, PICKLED, TEXT
+from actorfw.runtime.outbound import PACKED, PICKLED, TEXT
 from actorfw.runtime.peers import Peer, no_handler
+from actorfw.runtime.store.arrivals import arrival_of
 from actorfw.values.errors import ActorFwError, SerializationError
 from actorfw.values.ids import owned_ids
 from actorfw.wire import messages as m
@@ -23,6 +22,7 @@ from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed
 
 if TYPE_CHECKING:
+    from actorfw.runtime.bulk import Sink
     from actorfw.runtime.channel import WorkerProcess
     from actorfw.runtime.node import Node
 
@@ -39,13 +39,15 @@ class Inbound:
 
     # -- large values --------------------------------------------------------------------------------------------------
 
-    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> None:
+    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> Sink | None:
         """The head of a large value: its refs are counted now, in order with other messages.
 
         So is what the answer of a call says of those that its host keeps: they may be returned before the value is
         complete.
         """
         node = self.node
+        if head[0] == m.PULLED:
+            return node.pulls.on_head(peer, head, sizes)
         refs = head[-1][0]
         held = owned_ids(refs) if refs else None
         given = node.objects.ownership.took(peer.life, held) if held else None
@@ -54,10 +56,15 @@ class Inbound:
             _, no, _, kept, attempt, *_ = head
             key = (no, attempt, peer.life) if attempt else (no, peer.life)
             node.objects.carry_out(node.objects.ownership.call_ended(key, [(bytes(k[0]), k[1]) for k in kept or ()]))
+        if head[-3] != PACKED:
+            return None
+        return arrival_of(node.codec.shared, sizes, lambda buffers: self.on_large(peer, head, buffers))
 
-    def on_large(self, peer: Peer, head: list[Any], buffers: list[memoryview]) -> None:
+    def on_large(self, peer: Peer, head: list[Any], buffers: Sequence[Any]) -> None:
         """A large value is complete: go on as if it had come in one piece."""
         node = self.node
+        if head[0] == m.PULLED:
+            return  # it was refused
         given = head.pop()
         refs, codes = head.pop()
         form = head.pop()
@@ -67,8 +74,6 @@ class Inbound:
             out = bytes(data)
         elif form == TEXT:
             out = str(data, "utf-8")
-        elif form == PARTED:
-            out = [node.objects.keep(part) for part in msgpack.unpackb(data)]
         else:
             out = Packed(bytes(data), list(rest), [(bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
             node.objects.keep(out)
@@ -113,7 +118,7 @@ class Inbound:
         table[m.BLOB] = self._on_blob
         table[m.TASK] = self._on_task
         table[m.RESULT] = node.tasks.on_result
-        table[m.ITEM] = self._on_item
+        table[m.ITEM] = node.items.on_item
         table[m.CREDIT] = node.execution.on_credit
         table[m.CANCEL] = node.execution.on_cancel
         table[m.BOUNCE] = node.tasks.on_bounce
@@ -130,8 +135,13 @@ class Inbound:
         table[m.ENDED] = node.guardians.on_ended
         table[m.LOCATE] = node.guardians.on_locate
         table[m.LOCATED] = node.calls.locating.on_located
-        table[m.FETCH] = objects.on_fetch
+        table[m.FETCH] = node.fetches.on_fetch
         table[m.SETTLED] = self._on_settled
+        table[m.PULL] = node.copies.on_pull
+        table[m.LENT] = node.hostmates.on_lent
+        table[m.LACKING] = node.pulls.on_lacking
+        table[m.HAS] = node.locations.on_has
+        table[m.FREE] = node.copies.on_free
         table[m.BORROW] = objects.on_borrow
         table[m.GRANT] = objects.on_grant
         table[m.GONE] = objects.on_gone
@@ -178,6 +188,8 @@ class Inbound:
         table[m.PUT] = desk.on_put
         table[m.REBORN] = node.workerlives.on_reborn
         table[m.RELEASE] = node.objects.on_release
+        table[m.ALLOC] = node.workerblocks.on_alloc
+        table[m.LET_GO] = node.workerblocks.on_let_go
         table[m.STARTED] = node.hosting.on_started
         table[m.HANGS] = node.hosting.on_hangs
         return table
@@ -207,24 +219,11 @@ class Inbound:
         why = error if ours else SerializationError(f"the call can't be read: {error!r}", ran=False)
         return pack_error(node.codec, why, where=node.name, infrastructure=True)
 
-    def _on_item(self, peer: Peer, msg: list[Any]) -> None:
-        node = self.node
-        _, no, index, attempt, out = msg
-        given = node.objects.taken(peer, out)
-        out = node.objects.keep(out)
-        if attempt:
-            task = node.tasks.open.get(no)
-            if task is not None and task.attempt == attempt:
-                node.tasks.item(task, index, out)
-        else:
-            node.calls.item(no, index, out)
-        node.objects.settle_taken(given)
-
     def _on_settled(self, peer: Peer, msg: list[Any]) -> None:
         node = self.node
         given = node.objects.taken(peer, msg[4])
         out = node.objects.keep(msg[4])
-        node.objects.on_settled(peer, [*msg[:4], out])
+        node.fetches.on_settled(peer, [*msg[:4], out])
         node.objects.settle_taken(given)
 
     def _on_end(self, peer: Peer, msg: list[Any]) -> None:

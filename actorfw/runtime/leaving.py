@@ -19,6 +19,7 @@ from actorfw.core.inheritance import Bequest, Step
 from actorfw.core.records import Phase
 from actorfw.runtime.heirs import bytes_of
 from actorfw.runtime.rows import DrainReport
+from actorfw.runtime.store.elsewhere import LEAVES
 from actorfw.values.errors import ActorFwError
 from actorfw.values.ids import RefId, is_detached, node_id_of
 from actorfw.wire import messages as m
@@ -157,6 +158,7 @@ class Leaving:
         node = self.node
         self.begun = True
         self._changed = asyncio.Event()
+        await self._give_back_copies(until)
         node.objects.sweep()
         self._bequest = bequest = Bequest(node.heirs.estate, self._candidates())
         self._do(bequest.start())
@@ -171,6 +173,13 @@ class Leaving:
             except TimeoutError:
                 pass
         return len(node.heirs.estate.ids()), bequest.heir if bequest.state == "moved" else None
+
+    async def _give_back_copies(self, until: float) -> None:
+        """What is kept here for others goes back to them, or they find that they have it from elsewhere."""
+        node = self.node
+        for id, copy in list(node.copies.by_id.items()):
+            node.pulls.tell_owner(id, copy.version, LEAVES)
+        await self._until(lambda: not node.copies, until)
 
     def _candidates(self) -> list[bytes]:
         """Members that are up: those that take work of others first, then those that have least to do."""
@@ -227,6 +236,8 @@ class Leaving:
                 continue
             found = node.objects.outcome(id)
             state, out = found if found is not None else (m.ERROR, node.objects.closed_out())
+            if state == m.STORED:
+                out = node.locations.bequest(id)
             node.outbound.send_value(peer, (m.INHERIT, *id, state), out)
         names = node.directory.granted(ids)
         peer.send((m.INHERITED, [list(id) for id in ids], names))
@@ -267,6 +278,7 @@ class Leaving:
                 node.guardians.end(id, "owner_died")  # nobody else has a handle: their hosts must not take them over
         address = node.members.addresses.get(heir, "")
         node.failure.set_phase(Phase.LEAVING_WITH_HEIR, heir)  # for those that there is no session with
+        node.locations.handed_over()
         for peer in list(node.peers.by_life.values()):
             peer.send((m.MOVED, [(node.life, heir, address)]))
 

@@ -21,12 +21,12 @@ from actorfw.core.handshake import (
     RefusalCode,
     Refused,
 )
-from actorfw.core.session import Session
+from actorfw.core.session import Batch, Session
 from actorfw.io.env import TimerHandle
 from actorfw.io.tcp import is_loopback, kernel_answers, tune
 from actorfw.values.errors import ActorFwError, PeerUnreachableError, ProtocolError
 from actorfw.values.ids import short
-from actorfw.wire.frames import FrameParser, Sealer, header, sealer, unpack_batch
+from actorfw.wire.frames import HEADER_BYTES, FrameParser, Sealer, header, piece_mark, sealer, unpack_batch
 
 if TYPE_CHECKING:
     from actorfw.runtime.peer import Peer
@@ -79,7 +79,7 @@ class Link(asyncio.Protocol):
 
     # Hot path: one call per write and per read, no object beyond frames and messages.
 
-    def write(self, n: int, batch: bytes) -> None:
+    def write(self, n: int, batch: Batch) -> None:
         """Write frame `n`, with the session's ack."""
         size = len(batch)
         head = header(size, n, self.session.seen)
@@ -89,6 +89,21 @@ class Link(asyncio.Protocol):
             self._write(head + batch)
         else:
             self.transport.writelines((head, batch))
+
+    def write_piece(self, kind: int, number: int, piece: memoryview) -> bool:
+        """Write a message that has a frame of its own; False where frames are sealed, and so have to be put together.
+
+        The session keeps the batch as a part of the very bytes that are written.
+        """
+        if self._seal is not None:
+            return False
+        session = self.session
+        mark = piece_mark(kind, number, len(piece))
+        size = len(mark) + len(piece)
+        frame = b"".join((header(size, session.next_out + 1, session.seen), mark, piece))
+        session.put(memoryview(frame)[HEADER_BYTES:])
+        self._write(frame)
+        return True
 
     def write_ack(self) -> None:
         """Write a frame without number, for its ack's sake."""

@@ -158,6 +158,7 @@ class LoopCell(OnLoop):
             if self._suspended is not None:
                 (call, rest), self._suspended = self._suspended, None
                 await self._finish(call, rest, me)
+                del call, rest  # an idle actor keeps nothing of its last call
             if self.state != ENDED:
                 await self._work(me)
             if self.state == ENDED:
@@ -300,7 +301,7 @@ class LoopCell(OnLoop):
             waiter.add_done_callback(self._wanted)
 
     async def _until_wanted(self, step: Step) -> None:
-        await step.call.credit.take()
+        await step.call.credit.room()
 
     def _wanted(self, waiter: asyncio.Task[None]) -> None:
         assert self._parked is not None

@@ -70,6 +70,7 @@ class LostPeers:
         self._calls(peer, detail, never_sent)
         self._tasks(peer, detail, never_sent)
         node.asks.peer_lost(peer, detail)
+        node.pulls.peer_lost(peer.life)
         node.tasks.pump_soon()
 
     def peer_back(self, peer: Peer) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterable
 from typing import Final
 
@@ -81,6 +80,8 @@ class Marks:
 def _file() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("actorfw-marks")
+    import tempfile  # where there is no such file in memory
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

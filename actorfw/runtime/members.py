@@ -176,6 +176,7 @@ class Members:
             room=node.has_room(task.recipe.executor, shape),
             members=list(self.facts.values()),
             rng=node.env.random,
+            bytes_at=node.locations.bytes_at(task.deps) if task.deps else None,
             exclude={*exclude, *self.lost} if exclude else self.lost,
         )
 

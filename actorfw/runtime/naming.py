@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from actorfw.core.entries import Entry
 from actorfw.core.guardian import GaveUp
 from actorfw.runtime.handles import hash_by_name, means
 from actorfw.runtime.routes import IN_QUEUE
 from actorfw.values.errors import ActorExistsError, ActorFwError
 
 if TYPE_CHECKING:
-    from actorfw.core.shards import Entry
     from actorfw.runtime.guarded import Guarded
     from actorfw.runtime.guardians import Guardians
     from actorfw.runtime.handles import ActorHandle
@@ -38,11 +38,24 @@ class Naming:
         actor.name = (options.get("namespace") or node.namespace, name)
         # A name is a handle: it holds the actor until it is removed.
         node.objects.carry_out(node.objects.ownership.store(("name", actor.id), [actor.id]))
-        shared = bool(options.get("get_if_exists"))
-        node.directory.create(actor.name, actor.id, shared, lambda ok, answer: self._named(actor, ok, answer))
+        self._ask(actor, actor.name)
+
+    def inherit(self, actor: Guarded, address: str) -> None:
+        """Go on with what another guardian had begun: it has no name yet, or stands for an older actor, from there."""
+        if actor.target is not None:
+            entry = Entry(*actor.target, 1, actor.target[0], address, 0.0)
+            self.node.env.create_task(self._follow(actor, entry), "actorfw get_if_exists")
+        elif actor.name is not None:
+            self._ask(actor, actor.name)
+
+    def _ask(self, actor: Guarded, name: tuple[str, str]) -> None:
+        shared = bool(actor.options.get("get_if_exists"))
+        self.node.directory.create(name, actor.id, shared, lambda ok, answer: self._named(actor, ok, answer))
 
     def _named(self, actor: Guarded, ok: bool, answer: Any) -> None:
         guardians = self.guardians
+        if guardians.actors.get(actor.id) is not actor:
+            return  # it has ended, or an heir guards it and has asked as well
         actor.naming = False
         if actor.state == "ended":
             return
@@ -86,6 +99,16 @@ class Naming:
         hash_by_name(handle, *actor.name)
         self.nameless(actor)
         self.share(actor, handle)
+
+    async def _follow(self, actor: Guarded, entry: Entry) -> None:
+        try:
+            handle = await self.node.handle_of(entry)
+        except ActorFwError as error:
+            actor.target = None
+            self.guardians.tell(actor, GaveUp("unknown"), error)
+            return
+        if self.guardians.actors.get(actor.id) is actor:
+            self.share(actor, handle)
 
     def share(self, actor: Guarded, handle: ActorHandle) -> None:
         """An older actor has the name, and this is its handle."""

@@ -21,8 +21,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +29,12 @@ from actorfw.core.ledger import Ledger, Shape
 from actorfw.core.shards import Entry
 from actorfw.io.env import Env
 from actorfw.io.tcp import join_address, split_address
-from actorfw.runtime import current
+from actorfw.runtime import current, lines
 from actorfw.runtime.actorlist import ActorList
 from actorfw.runtime.asks import Asks
+from actorfw.runtime.blocking import Blocking
 from actorfw.runtime.bundles import PlacementGroups
 from actorfw.runtime.calls import Calls
-from actorfw.runtime.cells import CellContext
 from actorfw.runtime.context import CallContext, running_call
 from actorfw.runtime.deadlocks import Deadlocks
 from actorfw.runtime.definitions import ActorDefinitions, Interface, Recipe
@@ -49,6 +48,7 @@ from actorfw.runtime.handles import ActorHandle, Interfaces
 from actorfw.runtime.heirs import Inheritance
 from actorfw.runtime.hosting import Hosting
 from actorfw.runtime.inbound import Inbound
+from actorfw.runtime.items import Items
 from actorfw.runtime.joining import Joining
 from actorfw.runtime.leaving import Leaving
 from actorfw.runtime.lostpeers import LostPeers
@@ -59,10 +59,21 @@ from actorfw.runtime.outbound import Outbound
 from actorfw.runtime.output import Output
 from actorfw.runtime.peers import Identity, Peer, Peers
 from actorfw.runtime.pool import Pool, Worker
+from actorfw.runtime.pressure import MemoryPressure
 from actorfw.runtime.readings import Readings
 from actorfw.runtime.rebirth import Rebirth
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Grip, ObjectRef, Reply
 from actorfw.runtime.rows import Hosts
+from actorfw.runtime.store.births import Births
+from actorfw.runtime.store.copies import Copies
+from actorfw.runtime.store.fetches import Fetches
+from actorfw.runtime.store.hostmates import HostMates
+from actorfw.runtime.store.lineage import Rebuilding
+from actorfw.runtime.store.listing import ObjectList
+from actorfw.runtime.store.locations import Locations
+from actorfw.runtime.store.pulls import Pulls
+from actorfw.runtime.store.store import Store
+from actorfw.runtime.store.workers import WorkerBlocks
 from actorfw.runtime.streams import Stream
 from actorfw.runtime.submission import Submission
 from actorfw.runtime.tasks import Tasks
@@ -77,8 +88,7 @@ from actorfw.values.errors import (
     PeerUnreachableError,
     UsageError,
 )
-from actorfw.values.ids import RefId, life_of, node_id_of
-from actorfw.wire import messages as m
+from actorfw.values.ids import RefId, is_detached, life_of, node_id_of
 from actorfw.wire.code import CodeTable
 from actorfw.wire.codec import Codec
 from actorfw.wire.failures import unpack_error
@@ -99,6 +109,7 @@ class Node:
 
     def __init__(self, env: Env, options: NodeOptions) -> None:
         self.env = env
+        self.has_threads = env.pace is None
         self.options = options
         self.config = options.config
         self.name = options.name
@@ -120,11 +131,19 @@ class Node:
         self.ledger = Ledger(options.totals)
         self.codes = CodeTable(env.host_id)
         self.codec = Codec(self.codes)
+        self.store = Store(self)
+        self.codec.shared = self.store if self.store.arena is not None else None
         self.actor_classes = ActorDefinitions()
         self._recipes: dict[bytes, Recipe] = {}
         self.numbers = itertools.count(1)  # of calls and objects; any thread may take the next
         self.streams: dict[int, Any] = {}
         self.objects = Objects(self)
+        self.fetches = Fetches(self)
+        self.copies = Copies(self)
+        self.pulls = Pulls(self)
+        self.locations = Locations(self)
+        self.lineage = Rebuilding(self)
+        self.items = Items(self)
         self.heirs = Inheritance(self)
         self.leaving = Leaving(self)
         self.interfaces = Interfaces(self._handle_class_made)
@@ -141,6 +160,7 @@ class Node:
         self.detached = Detached(self)
         self.tasks = Tasks(self)
         self.pool = Pool(self)
+        self.pressure = MemoryPressure(self)
         self.execution = ExecutionService(self)
         self.calls = Calls(self)
         self.windows = Windows(self)
@@ -151,8 +171,12 @@ class Node:
         self.bundles = PlacementGroups(self)
         self.workercalls = WorkerCalls(self)
         self.workerlives = WorkerLives(self)
+        self.workerblocks = WorkerBlocks(self)
+        self.hostmates = HostMates(self)
         self.output = Output(self, options.show_output)
         self.actorlist = ActorList(self)
+        self.births = Births(self)
+        self.objectlist = ObjectList(self)
         self.verbs = Verbs(self)
         self.inbound = Inbound(self)
         # The submitting half of `Home`, as attributes: a call passes no further frame on its way.
@@ -162,6 +186,10 @@ class Node:
         self.call_actor = submission.call_actor
         self.tell_actor = submission.tell_actor
         self.put = submission.put
+        blocking = Blocking(self)
+        self.block = blocking.block
+        self.lending = blocking.lending
+        self.stream_credit = self.items.taken
         self.on_large_head = self.inbound.on_large_head
         self.on_large = self.inbound.on_large
         lost = LostPeers(self)
@@ -200,6 +228,7 @@ class Node:
         self.listen_address = bound
         self.address = _advertised(options.advertise, bound)
         self.identity.info["address"] = self.address
+        self.hostmates.start()
         self.base_context.run(current.entered.set, self)
         self.members.introduce_self()
         if options.warm and self.ledger.totals.as_dict().get("CPU"):
@@ -211,6 +240,8 @@ class Node:
             raise
         self.rebirth.start()
         self.detached.start()
+        self.births.start()
+        self.store.start()
 
     async def stop(self) -> None:
         """Leave: say goodbye, end what runs here, fail what is pending, and wait until all processes are gone."""
@@ -250,6 +281,7 @@ class Node:
             self.end_work()
         error = self.closed_error()
         self.detached.close()
+        self.births.close()
         self.directory.close()
         self.failure.leave()
         await self.peers.close()
@@ -265,8 +297,11 @@ class Node:
                 found._end = (-1, error)
                 found._hand_out()
         self.streams.clear()
+        self.pressure.close()
         await self.pool.close()
         self.objects.close(error)
+        self.hostmates.close()
+        self.store.close()
         # Tasks that were cancelled above end within a few turns, unless user code refuses: that is not waited for.
         for _ in range(3):
             await asyncio.sleep(0)
@@ -282,10 +317,16 @@ class Node:
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
         life, name = peer.life, peer.name
         logger.info("node %s is gone: %s (%s)", name, reason, detail)
+        self.hostmates.peer_ended(life)
         self.heirs.peer_ended(life)
         self.leaving.peer_ended(life)
+        if not self.rebirth.under_way:
+            self.locations.peer_ended(life)
+            self.pulls.peer_ended(life)
         if self.closing:
             self.objects.owner_died(life, detail)  # somebody may still hang on this node for what that one had
+            self.peers.tell(self.directory.peer_ended, life)  # it takes no names over from this node
+            self.peers.tell(self.members.peer_ended, life)
             return
         why = f"it left ({detail})" if reason == "left" else f"it was judged {reason}: {detail}"
         if self.rebirth.under_way:
@@ -313,7 +354,7 @@ class Node:
 
     def reach(self, life: bytes, address: str, then: Callable[[Peer | PeerUnreachableError], object]) -> None:
         if not self.rebirth.under_way:  # else whoever wants that is about to give it up
-            self.members.reach(life, address, then)
+            self.members.reach(life, lines.address_in(address), then)
 
     def guardian_of(self, id: RefId) -> bytes:
         """The life that guards an actor now."""
@@ -330,7 +371,7 @@ class Node:
         return self.pool.has_room(shape) if executor == "process" else self.ledger.has_room(shape)
 
     def descriptors(self) -> list[int]:
-        return self.peers.descriptors()
+        return self.peers.descriptors() + self.hostmates.descriptors()
 
     # -- small things the parts share ----------------------------------------------------------------------------------
 
@@ -377,7 +418,7 @@ class Node:
         Raises:
             ActorDiedError: it has ended meanwhile, or its guardian has.
         """
-        if entry.record is not None:
+        if is_detached(entry.life):
             interface = await self.detached.interface(entry.id)
             return self.objects.adopt_handle((*entry.id, ""), interface)
         guardian, address = self.heirs.where(entry.guardian, entry.address)
@@ -422,13 +463,13 @@ class Node:
         self.post(fn)
 
     def asked(self, ref: ObjectRef[Any]) -> None:
-        self.objects.fetch(ref)
+        self.fetches.fetch(ref)
 
     def await_cancelled(self, ref: Reply[Any]) -> bool:
         if not isinstance(ref, ObjectRef):
             return True
         if ref._grip is not None or ref._owner != self.life:
-            return False
+            return False  # a value that stays elsewhere has a grip, too
         number = ref._number
         task = self.tasks.of_number(number)
         if task is not None and any(part._grip is not None for part in task.refs):
@@ -453,18 +494,6 @@ class Node:
         return self.objects.adopt_handle((guardian, number, address), interface)
 
     # -- Home: streams -------------------------------------------------------------------------------------------------
-
-    def stream_credit(self, number: int, items: int) -> None:
-        task = self.tasks.open.get(number)
-        if task is not None:
-            self.tasks.stream_credit(task, items)
-            return
-        call = self.calls.open.get(number)
-        if call is not None and call.route is not None:
-            if call.sent and call.route.peer is not None:
-                call.route.peer.send((m.CREDIT, number, items))
-            elif call.route.cell is not None:
-                self.hosting.add_credit(call.route.cell, call, items)
 
     def stream_dropped(self, number: int) -> None:
         self.post(self._stream_dropped, number)
@@ -533,56 +562,6 @@ class Node:
 
     def wait_ready(self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None) -> Reply[Any]:
         return self.verbs.wait(refs, num_returns, timeout)
-
-    def block(self, waiting: list[Reply[Any]], timeout: float | None) -> bool:
-        done = threading.Event()
-        left = len(waiting)
-        lock = threading.Lock()
-
-        def one(_: Any) -> None:
-            nonlocal left
-            with lock:
-                left -= 1
-                if left == 0:
-                    done.set()
-
-        def add() -> None:
-            for reply in waiting:
-                reply.add_done_callback(one)
-
-        self.post(add)
-        context = running_call.get()
-        call = context.running if timeout is None and isinstance(context, CellContext) else None
-        if call is not None and isinstance(context, CellContext):
-            self.post(self.deadlocks.blocks, context.cell, call, waiting)
-        try:
-            with self.lending():
-                return done.wait(timeout)
-        finally:
-            if call is not None:
-                self.post(self.deadlocks.unblocks, call)
-
-    @contextmanager
-    def lending(self) -> Generator[None]:
-        """A thread of this process waits in here: if it runs a task, others may use that one's CPU."""
-        context = running_call.get()
-        if context is None or not context.number:
-            yield
-            return
-        lent: list[bool] = []
-
-        def lend(number: int) -> None:
-            lent.append(self.execution.blocks(number))
-
-        def take_back(number: int) -> None:
-            if lent[0]:
-                self.execution.unblocks(number)
-
-        self.post(lend, context.number)
-        try:
-            yield
-        finally:
-            self.post(take_back, context.number)
 
     def call_context(self) -> CallContext | None:
         return running_call.get()

@@ -12,7 +12,11 @@ __all__ = ["NodeOptions"]
 
 
 class NodeOptions:
-    """What a node is started with, checked and completed (`actorfw.api.life` makes it from the arguments of `init`)."""
+    """What a node is started with, checked and completed (`actorfw.api.life` makes it from the arguments of `init`).
+
+    Attributes:
+        store_memory: bytes of shared memory for values; None: what the node's world thinks right.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class NodeOptions:
         show_output: bool = False,
         config: Config | None = None,
         warm: bool = True,
+        store_memory: int | None = None,
     ) -> None:
         self.name = name
         self.seeds = list(seeds)
@@ -44,3 +49,4 @@ class NodeOptions:
         self.show_output = show_output
         self.config = config or Config()
         self.warm = warm
+        self.store_memory = store_memory

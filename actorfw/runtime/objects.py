@@ -17,8 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core.ownership import Instruction, Ownership, Taken
+from actorfw.runtime import lines
 from actorfw.runtime.handles import ActorHandle
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, FreeGrip, Grip, ObjectRef
+from actorfw.runtime.store.elsewhere import Elsewhere
+from actorfw.runtime.store.residence import bring
 from actorfw.values.errors import ActorFwError, ObjectLostError, OwnerDiedError, PeerUnreachableError
 from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids, short, text_id
 from actorfw.wire import messages as m
@@ -53,11 +56,11 @@ class Objects:
         self._inherited: dict[RefId, tuple[int, Any]] = {}  # what a node that left has handed over to this one
         self._released: deque[RefId] = deque()
         self._sweep_due = False
-        self._asked: dict[RefId, list[ObjectRef[Any]]] = {}  # fetches under way
         self._pinned: list[Any] = []
         self._dead_owners: dict[bytes, str] = {}
         self.graces: dict[bytes, TimerHandle] = {}  # of the dead whose holdings still count
         self.exported: set[int] = set()  # numbers of own ids that some other node has had
+        self._lines: dict[int, str] = {}  # that made own objects, whose refs may be gone here
 
     # -- making refs ---------------------------------------------------------------------------------------------------
 
@@ -100,6 +103,10 @@ class Objects:
                 id = (ref._owner, ref._number)
                 self._refs[id] = ref
                 ref._grip = self.grip(id, ref)
+                line = lines.line_of(ref)
+                ref._address = lines.hint(self.node.address, line)
+                if line:
+                    self._lines[ref._number] = line
         return (ref._owner, ref._number, ref._address or self.node.address), None, ref._grip
 
     def export_handle(self, handle: ActorHandle) -> tuple[WireRef, Any, Grip]:
@@ -124,18 +131,23 @@ class Objects:
         if owner != self.node.life:
             inherited = self._inherited.get(id) if self._inherited else None
             lost = self._dead_owners.get(self.node.heirs.of(owner))
-            if inherited is not None:
+            if inherited is not None and inherited[0] != m.STORED:
                 ref._state, ref._out = inherited
             elif lost is not None:
-                self._lose(ref, lost)
+                self.lose(ref, f"the node that owned {self.named(ref)} is gone: {lost}", OwnerDiedError)
+            elif (copy := self.node.copies.found(id)) is not None:
+                ref._state, ref._out = READY, copy.out
             else:
                 ref._lazy = True
             return ref
         outcome = self._exported.get(number, self)
         if outcome is self:
-            self._lose(ref, f"object {text_id(id)} was freed here, at its owner: nobody was known to hold it any more")
+            self.lose(ref, f"object {text_id(id)} was freed here, at its owner: nobody was known to hold it any more")
         elif outcome is not None:
-            ref._state, ref._out = outcome  # type: ignore[misc]
+            if outcome[0] == m.STORED:  # type: ignore[index]
+                ref._lazy = True
+            else:
+                ref._state, ref._out = outcome  # type: ignore[misc]
         else:
             logger.error("object %s is pending and has no ref", text_id(id))
         return ref
@@ -197,13 +209,26 @@ class Objects:
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
     def settled(self, ref: ObjectRef[Any], state: int, out: Any) -> None:
-        """One of this node's own refs has its outcome."""
+        """One of this node's own refs has its outcome. A value that stays elsewhere is only told of."""
+        if type(out) is Elsewhere:
+            self._stored(ref, out)
+            return
         if ref._grip is not None and ref._number in self._exported:
             self._exported[ref._number] = (state, out)
         if state == READY:
             ref._settle(out)
         else:
             ref._fail(out)
+
+    def _stored(self, ref: ObjectRef[Any], there: Elsewhere) -> None:
+        wire, _, _ = self.export_ref(ref)  # its node is to hear when it is let go
+        id = (wire[0], wire[1])
+        self.leave([id])
+        self._exported[id[1]] = (m.STORED, there.size)
+        self.node.locations.stored(id, there)
+        if not there.version:
+            self.node.lineage.machine.note([id[1]], "actor")
+        ref._is_elsewhere()
 
     def when_done(self, ref: ObjectRef[Any], then: Callable[[ObjectRef[Any]], object]) -> None:
         """Call `then(ref)` when the ref has its outcome: at once if it has it. Asks for the value."""
@@ -213,7 +238,10 @@ class Objects:
             ref.add_done_callback(then)
 
     def when_ready(self, ref: ObjectRef[Any], then: Callable[[ObjectRef[Any]], object]) -> None:
-        """Call `then(ref)` when a borrowed ref has an outcome at its owner, without fetching it."""
+        """Call `then(ref)` when a ref whose value is elsewhere has an outcome at its owner, without fetching it."""
+        if (ref._owner, ref._number) in self.node.locations:
+            then(ref)
+            return
 
         def asked(found: Peer | PeerUnreachableError) -> None:
             if isinstance(found, PeerUnreachableError):
@@ -231,7 +259,7 @@ class Objects:
         for ref in refs:
             if ref._state != PENDING:
                 then(ref)
-            elif ref._lazy:
+            elif ref._lazy or (ref._owner, ref._number) in self.node.locations:
                 self.when_ready(ref, then)
             else:
                 ref._add((then, context, None))
@@ -239,6 +267,8 @@ class Objects:
     def resolve(self, refs: list[ObjectRef[Any]], then: Callable[[], object], *, fetch: bool = True) -> None:
         """Call `then()` when all of these have their outcomes, here or, without `fetch`, at their owners."""
         waiting = [ref for ref in refs if ref._state == PENDING]
+        if fetch and self.node.store.spiller is not None:
+            then = partial(bring, self.node, refs, then)
         if not waiting:
             then()
             return
@@ -251,69 +281,34 @@ class Objects:
                 then()
 
         for ref in waiting:
-            if ref._lazy and not fetch:
+            if fetch:
+                ref.add_done_callback(done)
+            elif (ref._owner, ref._number) in self.node.locations:
+                self.node.lineage.when_there((ref._owner, ref._number), partial(done, None))
+            elif ref._lazy:
                 self.when_ready(ref, done)
             else:
-                ref.add_done_callback(done)
+                ref._add((done, copy_context(), None))
 
-    def _lose(self, ref: ObjectRef[Any], why: str, error: type[ActorFwError] = ObjectLostError) -> None:
+    def line_of(self, id: RefId) -> str:
+        """The line that made an object: "file:line in function", or "" if that is not known here."""
+        ref = self._refs.get(id)
+        line = lines.line_of(ref) if ref is not None else ""
+        return line or (self._lines.get(id[1], "") if id[0] == self.node.life else "")
+
+    def named(self, ref: ObjectRef[Any]) -> str:
+        """An object in an error: its id, and the line that made it."""
+        line = lines.line_of(ref) or self.line_of((ref._owner, ref._number))
+        return f"object {ref.id}" + (f" (made at {line})" if line else "")
+
+    def lose(self, ref: ObjectRef[Any], why: str, error: type[ActorFwError] = ObjectLostError) -> None:
         ref._lazy = False
         if ref._state == PENDING:
             ref._fail(pack_error(self.node.codec, error(why), where=self.node.name, infrastructure=True))
 
-    # -- values that are elsewhere -------------------------------------------------------------------------------------
-
-    def fetch(self, ref: ObjectRef[Any]) -> None:
-        """Somebody here waits for a borrowed ref."""
-        id = (ref._owner, ref._number)
-        waiting = self._asked.get(id)
-        if waiting is not None:
-            waiting.append(ref)
-            return
-        self._asked[id] = [ref]
-        owner, address = self.node.heirs.where(ref._owner, ref._address)
-        peer = self.node.peers.by_life.get(owner)
-        if peer is not None:
-            peer.send((m.FETCH, ref._owner, ref._number, True))
-        else:
-            self.node.reach(owner, address, lambda found: self._reached(id, found))
-
-    def _reached(self, id: RefId, found: Peer | PeerUnreachableError) -> None:
-        if isinstance(found, PeerUnreachableError):
-            for ref in self._asked.pop(id, ()):
-                self._lose(ref, f"the owner of object {text_id(id)} can't be reached: {found}", OwnerDiedError)
-        else:
-            found.send((m.FETCH, id[0], id[1], True))
-
-    def on_fetch(self, sender: Peer, msg: list[Any]) -> None:
-        """A borrower or a worker asks for a value, or to be told when there is one."""
-        _, owner, number, with_value = msg
-        ref = self.adopt(owner, number, "")
-
-        def answer(done: ObjectRef[Any]) -> None:
-            if done._state in (READY, FAILED):
-                state, out = done._state, done._out
-            else:
-                state, out = FAILED, self.cancelled_out(done)
-            self.node.outbound.send_value(
-                sender, (m.SETTLED, owner, number, state), out if with_value or state == FAILED else None
-            )
-
-        self.when_done(ref, answer)
-
     def cancelled_out(self, ref: ObjectRef[Any]) -> Any:
         """What others see of a ref that was cancelled here."""
         return pack_error(self.node.codec, ref._cancelled_elsewhere(), where=self.node.name, infrastructure=True)
-
-    def on_settled(self, peer: Peer, msg: list[Any]) -> None:
-        """The value of a borrowed ref has come."""
-        _, owner, number, state, out = msg
-        out = self.keep(out)
-        for ref in self._asked.pop((owner, number), ()):
-            if state == READY:
-                ref._settle(out)
-            else:
-                ref._fail(out)
 
     # -- ownership -----------------------------------------------------------------------------------------------------
 
@@ -347,7 +342,7 @@ class Objects:
                 to = cast("bytes", hashable)  # the ledger takes any key for a peer; those that are written to are lives
                 peer = self.node.peers.by_life.get(to)
                 if peer is None:
-                    _, address = self.node.heirs.where(id[0], self._address_of(id))
+                    _, address = self.node.heirs.where(id[0], self.address_of(id))
                     self.node.reach(to, address, partial(self._late, instruction=instruction))
                 else:
                     self._tell(peer, verb, id, asof)
@@ -362,11 +357,11 @@ class Objects:
             return
         why = self._dead_owners.get(self.ownership.owner(id))
         if why is not None:
-            self._lose(ref, f"the node that owned object {ref.id} is gone: {why}", OwnerDiedError)
+            self.lose(ref, f"the node that owned {self.named(ref)} is gone: {why}", OwnerDiedError)
         else:
-            self._lose(ref, f"the owner of object {ref.id} has freed it: this node was not known to hold it")
+            self.lose(ref, f"the owner of {self.named(ref)} has freed it: this node was not known to hold it")
 
-    def _address_of(self, id: RefId) -> str:
+    def address_of(self, id: RefId) -> str:
         found = self._refs.get(id) or self._handles.get(id)
         return found._address if found is not None else ""
 
@@ -405,9 +400,15 @@ class Objects:
             self.carry_out(self.ownership.on_return(("worker", process.index), (owner, number), asof))
 
     def _free(self, id: RefId) -> None:
+        if id in self.node.locations:
+            self.node.locations.freed(id)
+        elif self.node.pulls:
+            self.node.pulls.unwanted(id)
         if id[0] == self.node.life:
             self._exported.pop(id[1], None)
             self.exported.discard(id[1])
+            self._lines.pop(id[1], None)
+            self.node.lineage.freed(id[1])
             self.node.guardians.released(id)
         elif self._inherited.pop(id, None) is None and self.ownership.owner(id) == self.node.life:
             self.node.guardians.released(id)  # it may be an actor that this node inherited
@@ -420,19 +421,15 @@ class Objects:
 
     def inherit(self, id: RefId, state: int, out: Any) -> None:
         """A node that leaves has handed this value over."""
+        if state == m.STORED:
+            self._inherited[id] = (state, out[0])
+            self.node.locations.inherit(id, out)
+            if self.node.fetches.waits_for(id):
+                self.node.locations.ask(id, self.node.life)
+            return
         self._inherited[id] = (state, out)
-        ref = self._refs.get(id)
-        for one in {*self._asked.pop(id, ()), *((ref,) if ref is not None else ())}:
-            one._lazy = False
-            if one._state == PENDING:
-                one._settle(out) if state == READY else one._fail(out)
-
-    def moved(self, heir: bytes) -> None:
-        """What this node waits for is now to be had from an heir. Whoever left may have answered already."""
-        peer = self.node.peers.by_life.get(heir)
-        for id in list(self._asked):
-            if peer is not None and self.node.heirs.of(id[0]) == heir:
-                peer.send((m.FETCH, *id, True))
+        self.node.copies.give(id)
+        self.node.fetches.arrived(id, state, out)
 
     # -- deaths --------------------------------------------------------------------------------------------------------
 
@@ -440,8 +437,9 @@ class Objects:
         """A node is dead or gone: what it owned is lost, what it held is let go after the grace."""
         self._dead_owners[life] = why
         owned = self.ownership.owner
-        for id in [id for id in self._asked if owned(id) == life]:
-            del self._asked[id]
+        self.node.fetches.owner_died(life)
+        self.node.pulls.owner_died(life)
+        self.node.copies.owner_died(life)
         self.carry_out(self.ownership.dead(life))
         for id in list(self._refs):
             if owned(id) == life:
@@ -463,11 +461,17 @@ class Objects:
     def close(self, error: Exception) -> None:
         """The node closes: values that are elsewhere will not come any more."""
         out = pack_error(self.node.codec, error, where=self.node.name, infrastructure=True)
-        self._asked.clear()
+        self.node.fetches.asked.clear()
+        self.node.pulls.clear()
+        self.node.copies.clear()
+        self.node.locations.close()
         for ref in list(self._refs.values()):
             ref._lazy = False
             ref._fail(out)
         self._pinned.clear()
+        # Nobody will ask any more, and whoever still knows this node would keep the memory of all these.
+        self._exported.clear()
+        self._inherited.clear()
 
 
 def refs_in(wire: Any) -> list[RefId] | None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
-
 from actorfw.runtime.objects import is_large, refs_in
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.routes import held_ids, needs_object
 from actorfw.values.ids import owned_ids
 from actorfw.wire import messages as m
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import Packed, in_memory
 
 if TYPE_CHECKING:
     from actorfw.runtime.node import Node
@@ -24,13 +22,12 @@ if TYPE_CHECKING:
     from actorfw.runtime.refs import ObjectRef
     from actorfw.values.ids import RefId
 
-__all__ = ["PACKED", "PARTED", "PICKLED", "TEXT", "Outbound"]
+__all__ = ["PACKED", "PICKLED", "TEXT", "Outbound"]
 
 # How a large value travels: what its buffers are.
 PICKLED: Final = 1
 PACKED: Final = 2
 TEXT: Final = 3
-PARTED: Final = 4
 
 
 class Outbound:
@@ -139,17 +136,25 @@ class Outbound:
             peer.send((*head, out))
 
     def send_result(
-        self, peer: Peer, no: int, state: int, out: Any, key: Any, attempt: int, items: int | None = None
+        self, peer: Peer, no: int, state: int, out: Any, key: Any, attempt: int, items: int | None, numbers: Any
     ) -> None:
         """The final answer of a task or call to the peer that asked.
 
-        `key` names the call in the ownership records if it carried refs. The order is theirs: what the result gives,
-        what of the arguments is still held, the answer, and only then what follows from it.
+        `key` names the call in the ownership records if it carried refs; `numbers` are those of the parts of its
+        result, if it has parts. Large values stay here, unless this node is about to leave: the peer is told how large
+        they are. The order is that of the records: what the result gives, what of the arguments is still held, the
+        answer, and only then what follows from it.
         """
         node = self.node
-        parts: list[Any] = out if state == m.PARTS else [out]
+        if state == m.PARTS:
+            out = [
+                node.copies.made((peer.life, number), attempt, part) if is_large(part) else part
+                for number, part in zip(numbers or (), out, strict=True)
+            ]
+        elif state == m.VALUE and is_large(out) and not node.leaving.begun:
+            state, out = m.STORED, node.copies.made((peer.life, no), attempt, out)
         ids: list[RefId] = []
-        for part in parts:
+        for part in out if state == m.PARTS else (out,):
             if type(part) is Packed:
                 if part.codes:
                     self.ship(peer, *part.codes)
@@ -165,12 +170,7 @@ class Outbound:
             held, then = ownership.call_answered(peer.life, key)
             kept = [list(id) for id in held] or None
         more = () if items is None else (items,)
-        if state == m.PARTS and any(map(is_large, out)):
-            # Few do this: the parts travel as one value, a list of their wire forms.
-            data: bytes = msgpack.packb([part.to_wire() if type(part) is Packed else part for part in out])
-            refs = [ref for part in out if type(part) is Packed for ref in part.refs]
-            peer.send_large((m.RESULT, no, state, kept, attempt, PARTED, (refs, [])), [data])
-        elif state != m.PARTS and is_large(out):
+        if state != m.PARTS and is_large(out):
             self._send_large(peer, (m.RESULT, no, state, kept, attempt, *more), out)
         else:
             peer.send((m.RESULT, no, state, out, kept, attempt, *more))
@@ -181,7 +181,7 @@ class Outbound:
         # The form, then (refs, codes); the head is processed in order with other messages, the buffers follow in
         # pieces.
         if type(out) is Packed:
-            peer.send_large((*head, PACKED, (out.refs, out.codes)), [out.data, *out.buffers])
+            peer.send_large((*head, PACKED, (out.refs, out.codes)), [out.data, *map(in_memory, out.buffers)])
         elif type(out) is bytes:
             peer.send_large((*head, PICKLED, ((), ())), [out])
         else:

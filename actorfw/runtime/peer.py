@@ -11,14 +11,15 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from actorfw.core.handshake import PROTOCOL_VERSION, Offer
 from actorfw.core.session import ACK_DELAY, WINDOW_BYTES, EndReason, EvidenceKind, Session
 from actorfw.io.env import TimerHandle
-from actorfw.runtime.bulk import LARGE, Bulk
+from actorfw.runtime.bulk import LARGE, Bulk, Sink
+from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Life, short
 from actorfw.wire.frames import MAX_BATCH_BYTES
@@ -44,8 +45,7 @@ class OwnAddressError(ProtocolError):
     """The address that was dialled is this node's own."""
 
 
-@dataclass(slots=True)
-class Identity:
+class Identity(Data, frozen=False):
     """Who this node is.
 
     Args:
@@ -116,8 +116,11 @@ class PeerEvents(Protocol):
         """
         ...
 
-    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> None:
-        """A large message begins: its head, in order with other messages, and the sizes of its buffers."""
+    def on_large_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> Sink | None:
+        """A large message begins: its head, in order with other messages, and the sizes of its buffers.
+
+        Returns what takes its bytes; None: buffers that `on_large` gets.
+        """
         ...
 
     def on_large(self, peer: Peer, head: list[Any], buffers: list[memoryview]) -> None:
@@ -245,20 +248,39 @@ class Peer:
         if link is not None and not link.paused and not self.backlog:
             try:
                 batch = self._pack([msg])
-            except Exception:
-                batch = b""  # `flush` finds out what is wrong with it
+            except Exception:  # msgpack raises many types: `flush` finds out what is wrong with it
+                batch = b""
             if 0 < len(batch) <= MAX_BATCH_BYTES:
                 link.write(self.session.put(batch), batch)
                 return
         self._out.append(msg)
         self.flush()
 
-    def send_large(self, head: Sequence[Any], buffers: Sequence[Buffer]) -> None:
+    def send_piece(self, msg: tuple[int, int, memoryview]) -> None:
+        """Send a piece of a large message: it fills a frame, and is copied once on its way there."""
+        if self._out:
+            self.flush()
+        link = self.link
+        if link is not None and self.takes_pieces and link.write_piece(*msg):
+            return
+        self._out.append(msg)
+        self.flush()
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether what is sent now is written now, behind nothing else."""
+        return not self.backlog and self._writable()
+
+    def now(self) -> float:
+        """The time, as this node's clock tells it."""
+        return self._peers.env.time()
+
+    def send_large(self, head: Sequence[Any], buffers: Sequence[Buffer], *, counts: bool = True) -> None:
         """Send a message whose buffers follow in pieces, so that others need not wait for it.
 
-        The buffers must not change until the session has taken them; they are not copied here.
+        The buffers must not change until the session has taken them; they are not copied here. `counts`: see `Bulk`.
         """
-        self.bulk.send(head, buffers)
+        self.bulk.send(head, buffers, counts=counts)
 
     def flush(self) -> None:
         """Write what waits, as far as link and window allow."""
@@ -276,8 +298,8 @@ class Peer:
             ):
                 try:
                     batch = self._pack(out)
-                except Exception:
-                    batch = b""  # one of them is to blame: found below
+                except Exception:  # likewise: one of them is to blame, found below
+                    batch = b""
                 if 0 < len(batch) <= MAX_BATCH_BYTES:
                     link.write(session.put(batch), batch)
                     return

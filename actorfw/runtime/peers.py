@@ -136,9 +136,12 @@ class Peers:
         return listener.address
 
     def open(self, life: Life, address: str, name: str) -> Peer:
-        """The session with a life whose address is known; it is dialled when there is something to send."""
-        peer = self._peers.get(life) or Peer(self, life)
-        if not peer.up and life not in self.tombstones and not self.closing:
+        """The session with a life at an address, dialled when there is something to send; ended if that can not be."""
+        over = "dead" if life in self.tombstones else "closed" if self.closing and life not in self.by_life else None
+        peer = Peer(self, life) if over else self._peers.get(life) or Peer(self, life)
+        if over:
+            peer.name, peer.ended = name, over
+        elif not peer.up:
             self._peers[life] = peer
             peer.address, peer.name = peer.address or address, name
             peer.session.resting = peer.session.may_dial()

@@ -22,6 +22,9 @@ from actorfw.runtime.channel import WorkerProcess, Zygote
 from actorfw.runtime.context import milliseconds
 from actorfw.runtime.execution import Execution
 from actorfw.runtime.foreignqueue import ForeignQueue
+from actorfw.runtime.routes import count_of
+from actorfw.runtime.store.residence import all_here, away
+from actorfw.runtime.store.workers import WorkerLodging
 from actorfw.values.errors import OverloadedError, TaskCancelledError
 from actorfw.values.ids import WORKER_SHIFT
 from actorfw.wire import messages as m
@@ -41,6 +44,7 @@ BATCH_SECONDS: Final = (
 )
 SMOOTHING: Final = 0.2  # weight of the newest duration in the running mean
 FORCE_SECONDS: Final = 0.1  # that a task which waits in a worker has to be dropped
+ORPHAN_SECONDS: Final = 1.0  # until what the killed children of a zygote had lent is used for something else
 IDLE_LIMIT: Final = 60.0  # seconds that a worker beyond the node's CPUs is kept without work
 
 
@@ -69,6 +73,7 @@ class Worker:
         "process",
         "running",
         "shape",
+        "short_of_memory",
         "waits",
     )
 
@@ -87,6 +92,7 @@ class Worker:
         self.mark = 0.0
         self.idle_since = 0.0
         self.handed = 0
+        self.short_of_memory = False  # it is being stopped for want of memory
 
     def send(self, msg: tuple[Any, ...]) -> None:
         self.process.send(msg)
@@ -133,11 +139,14 @@ class Pool:
                     "host_id": node.env.host_id,
                     "address": node.address,
                     "namespace": node.namespace,
+                    "desk": node.hostmates.desk(),
                 },
                 node.worker_handlers,
                 ended=self._ended,
                 output=self._raw_output,
                 lost=self._zygote_lost,
+                arena=node.store.mapping(),
+                lodging=lambda index: WorkerLodging(node.store, ("worker", index)),
             )
             zygote.launch()
             self._factory = zygote.fork
@@ -162,6 +171,7 @@ class Pool:
         worker = Worker(process)
         self.workers[process.index] = worker
         self.node.workerlives.born(process)
+        self.node.pressure.watch()
         return worker
 
     def _zygote_lost(self, sentence: str) -> None:
@@ -235,7 +245,7 @@ class Pool:
             open_ = self._leased.setdefault(worker.shape, [])  # type: ignore[arg-type]
             if not open_ or open_[-1] is not worker:
                 open_.append(worker)
-        if exe.deps and not self._deps_here(worker, exe):
+        if (exe.deps or away(exe.args)) and not self._deps_here(worker, exe):
             return
         self._dispatch(worker, exe)
 
@@ -243,8 +253,8 @@ class Pool:
         node = self.node
         objects = node.objects
         if exe.dep_refs is None:
-            exe.dep_refs = [objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps]
-        if all(ref.done() for ref in exe.dep_refs):
+            exe.dep_refs = [objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps or ()]
+        if all_here(exe.dep_refs) and not away(exe.args):
             return True
 
         serial = exe.serial
@@ -258,7 +268,7 @@ class Pool:
                     self._taken_off(worker, exe)
                     node.execution.failed_to_start(exe, error)
 
-        objects.resolve(exe.dep_refs, then)
+        objects.resolve(exe.dep_refs, lambda: node.store.make_resident(exe.args, then))
         return False
 
     def _dispatch(self, worker: Worker, exe: Execution) -> None:
@@ -285,7 +295,7 @@ class Pool:
                 left,
                 exe.attempt,
                 exe.items_ahead(),
-                exe.num_returns,
+                count_of(exe.num_returns),
                 (submitter, exe.no),
                 gpus or None,
             )
@@ -394,13 +404,15 @@ class Pool:
             return
         exe = worker.running.get(serial)
         if exe is not None:
-            self.node.execution.send_item(exe, index, out)
+            self.node.items.of_execution(exe, index, out)
 
     def on_handed_back(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A worker returns what it has not started: somebody else may be free."""
         worker = self.workers[process.index]
         worker.depth = 1
         found = [worker.running.pop(serial, None) for serial in msg[1]]
+        if not worker.running and worker.grant is not None:
+            self._give_back(worker)  # it had answered, and its process was still at what a task left behind
         self._handed_back([exe for exe in found if exe is not None])
         if worker.blocked:
             self._lend(worker)
@@ -510,11 +522,16 @@ class Pool:
         worker = self.workers.pop(process.index, None)
         if worker is None or self.closing:
             return
+        self.node.pressure.ended(worker)
         self.deaths += 1
         self._leaving -= worker.leaving
         if worker in self._idle:
             self._idle.remove(worker)
         self.node.objects.worker_died(worker.key)
+        if process.orphan:  # it has been killed, and may be writing yet
+            self.node.env.call_later(ORPHAN_SECONDS, self.node.store.lends.gone, worker.key)
+        else:
+            self.node.store.lends.gone(worker.key)
         self.node.worker_calls_ended(worker)
         if worker.cell is not None:
             worker.cell.process_ended(sentence)
@@ -525,7 +542,7 @@ class Pool:
         worker.shape = None  # it may stand more than once among those with room: nothing more is given to it
         running, worker.running = worker.running, {}
         self._goes_on(worker)
-        self._handed_back(self._broken.sort_out(running, process.begun(), sentence))
+        self._handed_back(self._broken.sort_out(running, process.begun(), sentence, worker.short_of_memory))
 
     def first_number(self, index: int) -> int:
         """Where the numbers of a worker's own refs begin."""
@@ -540,6 +557,7 @@ class Pool:
         for worker in list(self.workers.values()):
             if zygote is None:
                 worker.process.kill("its node is closing")
+            self.node.store.lends.gone(worker.key)
         self.workers.clear()
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ from actorfw.runtime.definitions import Recipe
 from actorfw.runtime.grouped import Grouped
 from actorfw.runtime.groups import BESIDE, Groups
 from actorfw.runtime.marks import words_by_group
-from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall
+from actorfw.runtime.routes import ACKNOWLEDGE, ActorCall, count_of
 from actorfw.values.errors import ActorDiedError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
@@ -151,7 +151,7 @@ class ProcessCell(Grouped):
                 deps,
                 left,
                 credit,
-                call.num_returns,
+                count_of(call.num_returns),
                 (caller, call.no),
                 call.tell,
             )

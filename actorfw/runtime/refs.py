@@ -27,9 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self,
 
 from actorfw.runtime import waits
 from actorfw.runtime.current import restore_ref
+from actorfw.runtime.store.residence import away, brought_back
 from actorfw.values.errors import TaskCancelledError
 from actorfw.values.ids import RefId, text_id
 from actorfw.wire.failures import unpack_error
+from actorfw.wire.payload import Packed
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
@@ -181,7 +183,10 @@ class Reply(_Base[T_co]):
 
     def _add(self, item: Callback) -> None:
         if self._state != PENDING:
-            self._call(item, self)
+            if away(self._out if self._state == READY else None):
+                brought_back(self).add_done_callback(lambda _: self._add(item))
+            else:
+                self._call(item, self)
             return
         callbacks = self._callbacks
         if callbacks is None:
@@ -272,7 +277,21 @@ class Reply(_Base[T_co]):
             if task is not None and task.cancelling():
                 raise exceptions.CancelledError
             raise self._cancelled_elsewhere()
+        out = self._out
+        if type(out) is Packed and out.buffers:
+            yield from self._have_in_memory()
         return self.result()
+
+    def _have_in_memory(self) -> Generator[Any, None, None]:
+        """Wait while the value is brought back from disk, or made again. Here, in a loop, to read would stop others."""
+        tries = 0  # others may need its room more often than this task gets its turn: then it is read right here
+        while self._state == PENDING or (tries < 3 and away(self._out)):
+            if self._state == PENDING:
+                self._asyncio_future_blocking = True
+                yield self
+            else:
+                tries += 1
+                yield from brought_back(self).__await__()
 
     def _wait_elsewhere(self) -> Generator[Any, None, None]:
         # On another loop than home's, the outcome may come while `cancel` is on its way, which has told the task
@@ -335,7 +354,11 @@ class ObjectRef(Reply[T_co]):
 
     # _grip: None until somebody else may know its id; a cancelled wait cancels the call only until then.
     # _lazy: the value is elsewhere and has not been asked for.
-    __slots__ = ("_address", "_grip", "_lazy", "_number", "_owner")
+    # _address: of the owner, as a hint; from the first time that the ref travels, behind it the line that made it.
+    # _made: that line, as `runtime.lines` notes it; not set if it was not noted.
+    __slots__ = ("_address", "_grip", "_lazy", "_made", "_number", "_owner")
+
+    _made: Any
 
     def __init__(self, home: Home, owner: bytes, number: int) -> None:
         self._home = home
@@ -370,6 +393,18 @@ class ObjectRef(Reply[T_co]):
         if self._lazy:
             self._lazy = False
             self._home.asked(self)
+
+    def _is_elsewhere(self) -> None:
+        """It has a value, on another node: who only waits for that is told (no loop: they are the runtime's own)."""
+        self._lazy = True
+        items = self._items()
+        wanted = [item for item in items if item[2] is not None]
+        self._callbacks = wanted or None
+        for item in items:
+            if item[2] is None:
+                self._call(item, self)
+        if wanted:
+            self._asked()
 
     def _cancel(self, asker: asyncio.Task[Any] | None = None) -> None:
         if self._state != PENDING:

@@ -46,9 +46,15 @@ def _objects(node: Node, renaming: Renaming, why: str) -> None:
         timer.cancel()
     objects.graces.clear()
     objects._dead_owners.clear()
+    node.lineage.reborn(renaming)
+    nowhere = node.locations.fence()
+    node.pulls.clear()
+    node.copies.clear()
     objects._inherited.clear()
-    asked = [ref for refs in objects._asked.values() for ref in refs]
-    objects._asked.clear()
+    asked = [ref for id, refs in node.fetches.asked.items() if id[0] != renaming.old for ref in refs]
+    own = {renaming.id(id): refs for id, refs in node.fetches.asked.items() if id[0] == renaming.old}
+    node.fetches.asked = own
+    objects.sweep()  # what was in the copies is let go under the name that it had
     with objects._lock:
         node.life = renaming.new
         for id, grip in [*objects._grips.items()]:
@@ -69,9 +75,11 @@ def _objects(node: Node, renaming: Renaming, why: str) -> None:
     for ref in (*lost, *asked):
         ref._lazy = False
         if ref._state == PENDING:
-            error = ObjectLostError(f"object {ref.id} was another node's, and {why}")
+            error = ObjectLostError(f"{objects.named(ref)} was another node's, and {why}")
             ref._fail(pack_error(node.codec, error, where=node.name, infrastructure=True))
     objects.carry_out(instructions)
+    for id in nowhere:
+        node.locations.fenced(renaming.id(id), why)
 
 
 def _tasks(node: Node, renaming: Renaming) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.windows import Window
 from actorfw.runtime.objects import INLINE_LIMIT, is_large, refs_in
+from actorfw.values.rare import Rare
 from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "ActorCall",
     "Lane",
     "Route",
+    "count_of",
     "held_ids",
     "needs_object",
 ]
@@ -86,7 +88,7 @@ class ActorCall:
         self.peer: Peer | None = None  # who called; None: this node
         self.caller = 0  # which process of the caller's node: 0 is the node itself, else a worker's index
         self.credit: Any = 0
-        self.num_returns = 1
+        self.num_returns: Any = 1  # how many; of several, the numbers of their refs
         self.deadline: float | None = None
         self.tell = False
         self.cancelled = False
@@ -132,6 +134,7 @@ class Route(Window):
     """Where this node's calls to one actor go, and how many of them are on their way."""
 
     __slots__ = (
+        "_rare",
         "address",
         "asking",
         "cell",
@@ -139,53 +142,54 @@ class Route(Window):
         "ended",
         "id",
         "incarnation",
-        "knocking",
         "lane_of",
-        "lanes",
-        "lasting",
-        "leaving",
-        "lost",
         "mixed",
         "peer",
         "queue",
-        "returned",
         "target",
         "tells",
-        "then",
-        "turns",
         "unconfirmed",
-        "waiting",
         "window_of",
     )
 
+    lasting: Rare[bool] = Rare(False)
+    """If the incarnation that it leads to is lost, another follows."""
+    lost: Rare[int] = Rare(0)
+    """The last incarnation that is known to be over."""
+    leaving: Rare[bool] = Rare(False)
+    """What was sent to that one is still coming back."""
+    returned: Rare[deque[ActorCall] | None] = Rare(None)
+    """What has come back: for the next one, in front of the queue."""
+    lanes: Rare[tuple[Lane, ...]] = Rare(())
+    """The window of the route is that of calls without a group. The others have their own, at another node."""
+    knocking: Rare[bool] = Rare(False)
+    """It stands at the door of an actor here."""
+    turns: Rare[int] = Rare(0)
+    """Calls that it sent in from there."""
+    then: Rare[list[Callable[[], None]] | None] = Rare(None)
+    """To be done when what queues has been sent."""
+    waiting: Rare[deque[Reply[None]] | None] = Rare(None)
+    """Those who wait for room to tell it more, while calls are in the queue."""
+
     def __init__(self, id: RefId) -> None:
         super().__init__()
+        self._rare: dict[str, Any] | None = None
         self.id = id
         self.target = id  # another id where `get_if_exists` found an older actor
         self.cell: Cell | None = None
         self.peer: Peer | None = None
         self.address = ""  # of the guardian, as far as is known
         self.incarnation = 1  # where `cell` or `peer` leads
-        self.lasting = False  # if that one is lost, another follows
-        self.lost = 0  # the last one that is known to be over
-        self.leaving = False  # what was sent to that one is still coming back
-        self.returned: deque[ActorCall] | None = None  # what has come back: for the next one, in front of the queue
         self.queue: deque[ActorCall] | None = None
         self.dropped = 0  # calls in the queue that were cancelled
-        # The window of the route is that of calls without a group. The others have their own, at another node.
-        self.lanes: tuple[Lane, ...] = ()
         self.lane_of = _NO_LANES  # by method
         self.mixed = False  # calls of all groups wait in the queue, since they wait for a way
-        self.knocking = False  # stands at the door of an actor here
-        self.turns = 0  # calls that it sent in from there
         self.window_of: Peer | None = None  # whom the counts of the window are about
         # What was sent behind a creation of which it is not known yet whether its host had room.
         self.unconfirmed: list[ActorCall] | None = None
-        self.then: list[Callable[[], None]] | None = None  # to be done when what queues has been sent
         self.asking = False
         self.ended: Any = None  # the wire error that every further call gets
         self.tells = 0  # sent to another node
-        self.waiting: deque[Reply[None]] | None = None
 
     def lane(self, group: str, method: str) -> Lane:
         """The lane of a method's calls."""
@@ -227,3 +231,8 @@ def held_ids(args: Any, deps: Any) -> list[RefId] | None:
 def needs_object(args: Any) -> bool:
     """Whether arguments travel as an object of their own."""
     return is_large(args) and size_of(args) > INLINE_LIMIT
+
+
+def count_of(numbers: int | list[int]) -> int:
+    """How many parts a result has, told as a number or by the numbers of their refs."""
+    return len(numbers) if isinstance(numbers, list) else numbers

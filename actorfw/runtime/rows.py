@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Literal, TypeAlias
 
-__all__ = ["ActorInfo", "ActorRow", "ActorState", "DrainReport", "Hosts", "NodeRow", "NodeState"]
+from actorfw.values.data import Data
+
+__all__ = [
+    "ActorInfo",
+    "ActorRow",
+    "ActorState",
+    "DrainReport",
+    "Hosts",
+    "NodeRow",
+    "NodeState",
+    "ObjectRow",
+    "ObjectState",
+]
 
 NodeState: TypeAlias = Literal["joining", "up", "stalled", "suspect", "leaving"]
 ActorState: TypeAlias = Literal["starting", "up", "restarting", "ended"]
+ObjectState: TypeAlias = Literal["pending", "failed", "here", "pinned", "spilled", "elsewhere"]
 Hosts: TypeAlias = Literal["all", "own"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRow:
+class NodeRow(Data, kw_only=True):
     """One member of the cluster, as the asked node sees it.
 
     Attributes:
@@ -43,8 +55,7 @@ class NodeRow:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorInfo:
+class ActorInfo(Data, kw_only=True):
     """What `actorfw.info(handle)` tells.
 
     Attributes:
@@ -74,8 +85,7 @@ class ActorInfo:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorRow:
+class ActorRow(Data, kw_only=True):
     """One actor of the cluster, as its guardian sees it.
 
     Attributes:
@@ -105,8 +115,44 @@ class ActorRow:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainReport:
+class ObjectRow(Data, kw_only=True):
+    """One object of the cluster, as its owner sees it.
+
+    Attributes:
+        id: of the object: what `ref.id` says.
+        size: bytes of its value, packed; 0 while it is pending.
+        state: "pending": there is no value yet. "failed": an error, or a cancelled call. "here": at its owner.
+            "pinned": at its owner, and somebody reads its memory now, so that it can't be spilled. "spilled": in a file
+            of its owner's. "elsewhere": at other nodes only.
+        owner: name of the node that owns it.
+        owner_id: id of that node.
+        holders: who holds it: "NODE" where there are refs in that node's process, "NODE worker PID", "NODE (in ID)"
+            where it is part of another object, "NODE (in a value)" of an item, of arguments that wait or of an actor's
+            recipe, "NODE (argument)" of calls under way, "NODE (pickled)" where a ref was pickled outside a message,
+            "NODE (dead)" until the grace is over.
+        nodes: names of the nodes that have its value.
+        created_at: when its ref was made, in seconds since 1970, to about a second; None if its owner does not know.
+        line: the line that made it, "file:number in function"; "" if that is not known.
+        suspect: why it may be a leak, in words; "" for most.
+    """
+
+    id: str
+    size: int
+    state: ObjectState
+    owner: str
+    owner_id: str
+    holders: tuple[str, ...]
+    nodes: tuple[str, ...]
+    created_at: float | None
+    line: str
+    suspect: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The row for JSON."""
+        return asdict(self)
+
+
+class DrainReport(Data, kw_only=True):
     """What `actorfw.drain` tells: who took over, and what was given up when the time was over.
 
     Attributes:

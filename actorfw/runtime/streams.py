@@ -1,29 +1,35 @@
 """`Stream`: the consumer's end of a generator task or generator method.
 
 Items come numbered and are handed out in order, each once, whatever happens on the way: a task that runs again after
-its worker died sends items that were consumed already, and those are dropped by their number. The producer may be
-`WINDOW` items ahead of the consumer; what it is owed as credit goes back in halves of that. The producing end is in
-`runtime.tasks`, the cells and in the worker.
+its worker died may send items that were consumed already, and those are dropped by their number. The producer may be
+`WINDOW` items and `BYTES` bytes ahead of the consumer (`core.credit`); what it is owed as credit goes back in halves of
+that. A large item stays where it was made until it is wanted, and is a ref here. The producing end is in
+`runtime.execution`, the cells and in the worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
-from actorfw.runtime.refs import FAILED, READY, Reply
+from actorfw.core.credit import BYTES, ITEMS
+from actorfw.runtime.refs import FAILED, READY, ObjectRef, Reply
 from actorfw.values.errors import TaskCancelledError
 from actorfw.wire.failures import unpack_error
+from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
-    from actorfw.runtime.refs import ObjectRef
 
 __all__ = ["WINDOW", "Stream"]
 
 T = TypeVar("T")
 
-WINDOW: Final = 32  # items a producer may be ahead
+WINDOW: Final = ITEMS
+"""Items that a producer may be ahead."""
+
+_LARGE: Final = BYTES // ITEMS // 4  # smaller items may be any number within the window: their bytes need no counting
+_SCALARS: Final = frozenset((type(None), bool, int, float))
 
 
 class Stream(Generic[T]):
@@ -33,14 +39,20 @@ class Stream(Generic[T]):
     closes the generator. An exception of the generator is raised after the items that came before it.
     """
 
-    __slots__ = ("__weakref__", "_credit_due", "_end", "_home", "_items", "_next", "_number", "_waiting")
+    __slots__ = (
+        *("__weakref__", "_bytes_due", "_credit_due", "_end", "_home"),
+        *("_items", "_made", "_next", "_number", "_sizes", "_waiting"),
+    )
 
     def __init__(self, home: Home, number: int) -> None:
         self._home = home
         self._number = number
-        self._items: dict[int, Any] = {}
+        self._items: dict[int, Any] = {}  # as they travel, or refs
+        self._sizes: dict[int, int] = {}  # of the large ones among them
         self._next = 0
         self._credit_due = 0
+        self._bytes_due = 0
+        self._made: Any = None
         self._waiting: Reply[Any] | None = None
         # None, or how it ends: (number of items, error on the wire or None); negative: at once, whatever was to come.
         self._end: tuple[int, Any] | None = None
@@ -54,7 +66,7 @@ class Stream(Generic[T]):
         found, out = await self._take()
         if not found:
             raise StopAsyncIteration
-        item: T = self._home.codec.unpack(out)
+        item: T = await out if isinstance(out, ObjectRef) else self._home.codec.unpack(out)
         return item
 
     def __iter__(self) -> Iterator[T]:
@@ -66,6 +78,9 @@ class Stream(Generic[T]):
         found, out = reply.result()
         if not found:
             raise StopIteration
+        if isinstance(out, ObjectRef):
+            self._home.block([out], None)
+            return cast("T", out.result())
         item: T = self._home.codec.unpack(out)
         return item
 
@@ -112,12 +127,15 @@ class Stream(Generic[T]):
             return
         if self._next in self._items:
             out = self._items.pop(self._next)
+            if self._sizes:
+                self._bytes_due += self._sizes.pop(self._next, 0)
             self._next += 1
             self._waiting = None
             reply._settle((True, out))
             self._credit_due += 1
-            if self._credit_due >= WINDOW // 2 and self._end is None:
+            if (self._credit_due >= WINDOW // 2 or self._bytes_due >= BYTES // 2) and self._end is None:
                 due, self._credit_due = self._credit_due, 0
+                self._bytes_due = 0
                 self._home.stream_credit(self._number, due)
         elif self._end is not None and self._next >= self._end[0]:
             self._waiting = None
@@ -130,9 +148,18 @@ class Stream(Generic[T]):
             else:
                 reply._fail(unpack_error(self._home.codec, error))
 
-    def _item(self, index: int, out: Any) -> None:
-        if index >= self._next and index not in self._items and self._end is None:
+    def _expects(self, index: int) -> bool:
+        """Whether this item is one that has not come."""
+        return index >= self._next and index not in self._items and self._end is None
+
+    def _item(self, index: int, out: Any, size: int = 0) -> None:
+        """An item: the value on the wire, or a ref to one of that size which stays where it is."""
+        if self._expects(index):
             self._items[index] = out
+            if type(out) not in _SCALARS:
+                size = size or size_of(out)
+                if size > _LARGE:
+                    self._sizes[index] = size
             self._hand_out()
 
     def _finish(self, state: int, out: Any) -> None:
@@ -152,12 +179,14 @@ class Stream(Generic[T]):
         if self._end is None:
             self._home.stream_dropped(self._number)
         self._items.clear()
+        self._sizes.clear()
         self._end = (-1, None)
         self._hand_out()
 
     def _cancelled(self) -> None:
         if self._end is None:
             self._items.clear()
+            self._sizes.clear()
             self._end = (-1, TaskCancelledError("the stream was cancelled"))
             self._hand_out()
 
@@ -184,7 +213,7 @@ class RefStream(Generic[T]):
         found, out = await self._stream._take()
         if not found:
             raise StopAsyncIteration
-        return self._stream._home.ref_of(out)
+        return out if isinstance(out, ObjectRef) else self._stream._home.ref_of(out)
 
     def __iter__(self) -> Iterator[ObjectRef[T]]:
         return self
@@ -196,7 +225,7 @@ class RefStream(Generic[T]):
         found, out = reply.result()
         if not found:
             raise StopIteration
-        return home.ref_of(out)
+        return out if isinstance(out, ObjectRef) else home.ref_of(out)
 
     async def aclose(self) -> None:
         """Close the stream."""

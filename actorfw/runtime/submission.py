@@ -11,6 +11,7 @@ import weakref
 from asyncio import events
 from typing import TYPE_CHECKING, Any
 
+from actorfw.core.credit import FIRST_ITEM, ITEM_BITS
 from actorfw.runtime.cells import CellContext
 from actorfw.runtime.context import running_call
 from actorfw.runtime.groups import BESIDE
@@ -40,6 +41,8 @@ class Submission:
         if not node.open:
             node.check_open()
         hashed, recipe = definition.wire(node.codes)
+        if definition.goes_along:
+            args = (definition.target, *args)
         wire, deps = node.codec.pack_args(args, kwargs)
         options = definition.options
         task = Task(next(node.numbers), hashed, recipe, wire, None, options)
@@ -141,14 +144,14 @@ class Submission:
         if method.streams:
             answer = Stream(node, call.no)
             call.stream = node.streams[call.no] = weakref.ref(answer)
-            call.credit = WINDOW
+            call.credit = [WINDOW, FIRST_ITEM | next(node.numbers) << ITEM_BITS, 0, None]
         elif method.num_returns == 1:
             answer = call.ref = ObjectRef(node, node.life, call.no)
         else:
             count = method.num_returns
-            call.num_returns = count
             rest = [ObjectRef[Any](node, node.life, next(node.numbers)) for _ in range(max(0, count - 1))]
             answer = call.ref = (ObjectRef[Any](node, node.life, call.no), *rest)[:count]
+            call.num_returns = [ref._number for ref in answer] or 0
         if type(wire) is not list:
             call.size = size_of(wire)
             node.windows.admit(handle._interface.name, call.size)

@@ -31,15 +31,19 @@ class Task(Execution):
         "excluded",
         "key",
         "options",
+        "out_of_memory",
         "place",
         "queue",
         "received",
         "refs",
+        "rerun",
         "retries_left",
+        "returns",
         "schedule_timer",
         "settled",
         "stream",
         "told_infeasible",
+        "wanted",
     )
 
     refs: tuple[ObjectRef[Any], ...]
@@ -62,6 +66,7 @@ class Task(Execution):
         self.queue = None
         self.counted = 0  # bytes that it has in the outbox
         self.bounces = 0
+        self.out_of_memory = 0  # attempts that were stopped for want of memory
         # Of a stream: items that the consumer has returned credit for, items that came of this attempt, and an end
         # that is ahead of some.
         self.consumed = 0
@@ -69,13 +74,28 @@ class Task(Execution):
         self.ending: tuple[int, Any, int] | None = None
         self.told_infeasible = False
         self.key: tuple[Any, ...] = ()
+        self.rerun = False  # it has ended, and runs again for what was lost
+        self.wanted: Any = 0  # of a generator, what it sends then
+        self.returns: tuple[int, ...] = ()  # the numbers of all its results, once it has ended
 
-    def items_ahead(self) -> int:
-        """How many items an attempt that starts now may send.
+    def numbers(self) -> Any:
+        """The numbers of its results if there are several, else how many there are."""
+        if len(self.returns) > 1:
+            return self.returns
+        return [ref._number for ref in self.refs] if len(self.refs) > 1 else self.num_returns
 
-        It begins again at the first, and the consumer drops what it had.
+    def items_ahead(self) -> Any:
+        """What an attempt that starts now may send (`core.credit`).
+
+        It begins again at the first item, and what the consumer had is not sent.
         """
-        return WINDOW + self.consumed if self.stream is not None else 0
+        if self.stream is None:
+            return 0
+        if self.rerun:
+            return self.wanted
+        if self.first_item or self.consumed:
+            return [WINDOW, self.first_item, self.consumed, None]
+        return WINDOW
 
     def reset(self) -> None:
         """No attempt of it runs or is on its way any more."""

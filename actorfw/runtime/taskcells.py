@@ -127,7 +127,7 @@ class TaskCell(Grouped, OnLoop):
                 self.node.hosting.send_item(call, index, driving.pack_item(self.node.codec, item))
                 index += 1
                 turn.leave()
-                if not await credit.take():
+                if not await credit.room():
                     call.cancelled = True
                     raise asyncio.CancelledError
                 await turn.enter()

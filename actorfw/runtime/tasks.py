@@ -10,15 +10,19 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
-from actorfw.core.placement import Infeasible, Wait
+from actorfw.core.placement import LARGE, Infeasible, Wait
+from actorfw.core.pressure import back_off
 from actorfw.runtime.context import milliseconds
 from actorfw.runtime.headofline import HeadOfLine
-from actorfw.runtime.objects import INLINE_LIMIT, refs_in
+from actorfw.runtime.objects import INLINE_LIMIT, is_large, refs_in
 from actorfw.runtime.outbox import OVERHEAD, Outbox
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, ObjectRef
 from actorfw.runtime.sentout import SentOut
+from actorfw.runtime.store.elsewhere import Elsewhere, elsewhere, is_elsewhere
+from actorfw.runtime.streams import Stream
 from actorfw.runtime.submitted import Queue, Task
 from actorfw.values.errors import (
     ActorFwError,
@@ -28,6 +32,7 @@ from actorfw.values.errors import (
     TaskCancelledError,
     TaskError,
     UnschedulableError,
+    WorkerDiedError,
 )
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error, unpack_error
@@ -74,12 +79,15 @@ class Tasks:
 
     def enter(self, task: Task) -> None:
         """A new task; on the loop."""
-        self.open[task.no] = task
-        options = task.options
-        task.retries_left = options.get("max_retries", 3)
+        task.retries_left = task.options.get("max_retries", 3)
         task.attempt = 1
         for ref in task.refs[1:]:
             self._parts[ref._number] = task
+        self.resume(task)
+
+    def resume(self, task: Task) -> None:
+        """A new task, or one that had ended and is to run again."""
+        self.open[task.no] = task
         if task.deadline is not None:
             now = self.node.env.time()
             if task.deadline <= now:
@@ -222,7 +230,8 @@ class Tasks:
     def _place(self, task: Task) -> bool:
         """Start an attempt somewhere; False if there is no room now."""
         node = self.node
-        if task.key[2] == "default" and node.execution.try_start(task):
+        nearer = task.deps and any(size > LARGE for size in node.locations.bytes_at(task.deps).values())
+        if task.key[2] == "default" and not nearer and node.execution.try_start(task):
             return self._placed(task)
         choice = node.members.choose(task, task.key[1], task.key[2], task.excluded)
         if isinstance(choice, bytes):
@@ -260,6 +269,8 @@ class Tasks:
         node.outbound.ship(peer, task.hashed, task.recipe.code)
         left = None if task.deadline is None else milliseconds(task.deadline - node.env.time())
         deps = [self._dep_for(dep) for dep in task.deps] if task.deps else None
+        if task.stream is not None and type(task.stream()) is Stream:  # a worker's has its items as values
+            node.lineage.number_items(task)
         credit = task.items_ahead()
         args, deps = node.outbound.outgoing(peer, (task.no, task.attempt, peer.life), task.args, deps)
         peer.send(
@@ -272,8 +283,9 @@ class Tasks:
                 left,
                 task.attempt,
                 credit,
-                task.options.get("num_returns", 1),
-                task.options.get("schedule_timeout") is not None,
+                task.numbers(),
+                (m.LIMITED if task.options.get("schedule_timeout") is not None else 0)
+                | (m.LAST_ATTEMPT if task.retries_left == 0 else 0),
             )
         )
 
@@ -310,9 +322,15 @@ class Tasks:
             node.calls.answered(msg[1], msg[2], msg[3])  # a call without refs on either way
             return
         _, no, state, out, kept, attempt, *more = msg
+        stays: list[tuple[int, int]] = []
         if state == m.PARTS:
             given = node.objects.taken(peer, *out)
-            out = [node.objects.keep(part) for part in out]
+            stays = [(part[0], attempt) for part in out if is_elsewhere(part)]
+            out = [elsewhere(peer.life, part, attempt) or node.objects.keep(part) for part in out]
+        elif state == m.STORED:
+            given = None
+            stays = [(out[0], attempt)]
+            out = elsewhere(peer.life, out, attempt)
         else:
             given = node.objects.taken(peer, out)
             out = node.objects.keep(out)
@@ -322,26 +340,20 @@ class Tasks:
             task = self.open.get(no)
             if task is not None and task.attempt == attempt and task.place is peer:
                 if task.stream is not None:
-                    items: Any = out if state == m.VALUE else more[0] if more else 0
-                    task.ending = (state, out, items)
-                    self._end_stream(task)
+                    task.ending = (state, out, more[0] if more else 0)
+                    node.items.task_ended(task)
                 else:
                     self.sent.drop(peer.life, no)
                     self.answered(task, state, out)
+            elif stays:
+                node.locations.decline(peer, stays)
             self.pump_soon()
         else:
             node.objects.carry_out(node.objects.ownership.call_ended((no, peer.life), [tuple(k) for k in kept or ()]))
+            if stays and no not in node.calls.open:
+                node.locations.decline(peer, stays)
             node.calls.answered(no, state, out, more[0] if more else 0)
         node.objects.settle_taken(given)
-
-    def _end_stream(self, task: Task) -> None:
-        # Large items come in pieces, and may be behind the end.
-        if task.ending is None or task.received < task.ending[2]:
-            return
-        assert task.place is not None
-        self.sent.drop(task.place.life, task.no)
-        state, out, _ = task.ending
-        self.answered(task, state, out)
 
     def on_bounce(self, peer: Peer, msg: list[Any]) -> None:
         """A peer had no room: the attempt never ran, and is not spent."""
@@ -388,18 +400,26 @@ class Tasks:
         """The attempt ended with the process or node that ran it; `out` is the error."""
         if task.settled:
             return
+        error = unpack_error(self.node.codec, out)
+        if isinstance(error, WorkerDiedError) and error.out_of_memory:
+            task.out_of_memory += 1
+            if task.retries_left == 0:
+                text = f"{error} ({task.out_of_memory} of {task.attempt} attempts were stopped for want of memory)"
+                out = self._out(WorkerDiedError(text, out_of_memory=True, ran=error.ran))
         if task.retries_left != 0:
-            self._again(task, str(unpack_error(self.node.codec, out)))
+            self._again(task, str(error), isinstance(error, WorkerDiedError) and error.out_of_memory)
         else:
             self._settle(task, m.ERROR, out)
 
-    def _again(self, task: Task, why: str) -> None:
+    def _again(self, task: Task, why: str, out_of_memory: bool = False) -> None:
         if task.retries_left > 0:
             task.retries_left -= 1
         task.reset()
         task.attempt += 1
         self.retried += 1
         cap = min(RETRY_CAP, RETRY_FIRST * 2 ** min(task.attempt - 2, 10))
+        if out_of_memory:
+            cap = back_off(task.out_of_memory)
         delay = task.options.get("retry_delay")
         pause = (
             self.node.env.random.uniform(0, cap) if delay is None else delay * self.node.env.random.uniform(0.5, 1.5)
@@ -431,20 +451,28 @@ class Tasks:
         self._close(task)
         if state == m.ERROR and task.attempt > 1:
             out = self._about_all_attempts(out)
-        objects = self.node.objects
+        node = self.node
+        if task.rerun:
+            node.lineage.ran(task, state, out)
+            return
         if task.stream is not None:
             stream = task.stream()
             if stream is not None:
                 stream._finish(state, out)
-            self.node.streams.pop(task.no, None)
+            node.streams.pop(task.no, None)
+            if task.first_item:
+                node.lineage.streamed(task)
             return
         refs, task.refs = task.refs, ()
-        if state == m.PARTS:
-            for ref, part in zip(refs, out, strict=True):
-                objects.settled(ref, READY, part)
-        else:
-            for ref in refs:
-                objects.settled(ref, state, out)
+        outs: Iterable[Any] = out if state == m.PARTS else repeat(out)
+        large: list[ObjectRef[Any]] = []
+        for ref, part in zip(refs, outs, strict=state == m.PARTS):
+            node.objects.settled(ref, FAILED if state == m.ERROR else READY, part)
+            if state != m.ERROR and (type(part) is Elsewhere or is_large(part)):
+                large.append(ref)
+        if large:
+            task.returns = tuple(ref._number for ref in refs)
+            node.lineage.made(task, large)
 
     def _about_all_attempts(self, out: Any) -> Any:
         """An error of the last attempt may say that it never ran; the task did, or may have, in an earlier one."""
@@ -457,25 +485,6 @@ class Tasks:
     def parent_ended(self, serial: int) -> None:
         """An execution ended here: its children go on, but are nobody's children any more."""
         self._children.pop(serial, None)
-
-    # -- streams -------------------------------------------------------------------------------------------------------
-
-    def item(self, task: Task, index: int, out: Any) -> None:
-        """One item of a generator task that runs here or elsewhere."""
-        stream = task.stream() if task.stream is not None else None
-        if stream is not None:
-            task.received += 1
-            stream._item(index, out)
-            if task.ending is not None:
-                self._end_stream(task)
-
-    def stream_credit(self, task: Task, items: int) -> None:
-        """The consumer of its stream took items."""
-        task.consumed += items
-        if task.place is not None:
-            task.place.send((m.CREDIT, task.no, items))
-        elif task.started:
-            self.node.execution.add_credit(task, items)
 
     # -- ending them early ---------------------------------------------------------------------------------------------
 
@@ -501,6 +510,8 @@ class Tasks:
         `mark`: CANCELLED or FAILED, what its refs become.
         """
         task = self.of_number(no)
+        if task is not None and task.rerun:
+            return False  # what it makes again was had before, and may be needed by others
         if task is None or task.settled:
             if force and no not in self.node.calls.open:
                 self._force(no, recursive)

@@ -323,7 +323,7 @@ class ThreadCell(Grouped):
         self.idle()
 
     async def _until_wanted(self, run: _Run) -> None:
-        await run.call.credit.take()
+        await run.call.credit.room()
 
     def _wanted(self, waiter: asyncio.Task[None]) -> None:
         run = self._parked.pop(waiter)

@@ -13,9 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core import credit
+from actorfw.core.credit import Allowance
 from actorfw.runtime.definitions import ASYNC, ASYNC_GENERATOR, GENERATOR
 from actorfw.runtime.driving import pack_item
 from actorfw.wire import messages as m
+from actorfw.wire.payload import size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.execution import Execution
@@ -27,24 +30,20 @@ LIMIT: Final = 64  # that work at a time; those that wait in get() do not count
 MOST: Final = 10_000
 
 
-class Credit:
-    """How many items a generator in this process may still send. Any thread."""
+class Credit(Allowance):
+    """What a generator in this process may still send. Any thread."""
 
-    __slots__ = ("_changed", "_left", "_wake", "closed")
+    __slots__ = ("_changed", "_wake")
 
-    def __init__(self, items: int) -> None:
-        self._left = items
+    def __init__(self, credit: credit.Credit) -> None:
+        super().__init__(credit)
         self._changed = threading.Condition()
         self._wake: Callable[[], object] | None = None
-        self.closed = False
 
     def add(self, items: int) -> None:
         """The consumer took items, or with a negative number went away."""
         with self._changed:
-            if items < 0:
-                self.closed = True
-            else:
-                self._left += items
+            self.taken(items)
             self._changed.notify()
             wake, self._wake = self._wake, None
         if wake is not None:
@@ -53,17 +52,13 @@ class Credit:
             except RuntimeError:
                 pass  # that loop is closed, and the generator with it
 
-    def spend(self) -> None:
-        """An item is sent."""
+    def spend(self, size: int) -> None:
+        """An item of so many bytes is sent."""
         with self._changed:
-            self._left -= 1
-
-    def there(self) -> bool:
-        """Whether a generator can go on, if only to end."""
-        return self._left > 0 or self.closed
+            self.sent(size)
 
     async def room(self) -> bool:
-        """Wait for room for one item, on a loop; False when the consumer went away."""
+        """Wait for room for one more item, on a loop; False when the consumer went away."""
         while not self.there():
             loop = asyncio.get_running_loop()
             woken = loop.create_future()
@@ -73,12 +68,6 @@ class Credit:
                 self._wake = lambda woken=woken, loop=loop: loop.call_soon_threadsafe(_set, woken)
             await woken
         return not self.closed
-
-    async def take(self) -> bool:
-        """Wait for room for one item and use it up; False when the consumer went away."""
-        there = await self.room()
-        self.spend()
-        return there
 
     def wait(self) -> bool:
         """As `room`, in a thread."""
@@ -132,7 +121,12 @@ class Threads:
             if kind in (GENERATOR, ASYNC_GENERATOR):
                 post(execution.answer, exe, m.VALUE, value)
             else:
-                post(execution.returned, exe, value)
+                try:
+                    state, out = execution.outcome(exe, value)
+                except Exception as error:  # whatever keeps it from being sent
+                    post(execution.refused, exe, error)
+                else:
+                    post(execution.answer, exe, state, out)
         post(self._ended)
 
     def _drive(self, exe: Execution, coro: Coroutine[Any, Any, Any]) -> Any:
@@ -160,7 +154,7 @@ class Threads:
         credit: Credit = exe.credit
         index = 0
         try:
-            while self._wait(credit):
+            while not credit.over(index) and self._wait(credit):
                 try:
                     item = next(items)
                 except StopIteration:
@@ -175,7 +169,7 @@ class Threads:
         credit: Credit = exe.credit
         index = 0
         try:
-            while await self._room(credit):
+            while not credit.over(index) and await self._room(credit):
                 try:
                     item = await anext(items)
                 except StopAsyncIteration:
@@ -200,8 +194,10 @@ class Threads:
             return await credit.room()
 
     def _send(self, exe: Execution, index: int, item: Any, credit: Credit) -> None:
-        credit.spend()
-        self.node.post(self.node.execution.send_item, exe, index, pack_item(self.node.codec, item))
+        if credit.wants(index):
+            out = pack_item(self.node.codec, item)
+            credit.spend(size_of(out))
+            self.node.post(self.node.items.of_execution, exe, index, out)
 
     def cancel(self, exe: Execution) -> None:
         """End a coroutine at its next await, a generator at its next yield; a function can't be interrupted."""

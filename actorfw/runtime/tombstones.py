@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from actorfw.core.rebirth import Contest, Side, View
 from actorfw.core.session import EndReason
+from actorfw.values.data import Data
 from actorfw.values.errors import PeerUnreachableError
 from actorfw.values.ids import NODE_ID_BYTES, Life
 
@@ -27,8 +27,7 @@ __all__ = ["Tombstone", "Tombstones"]
 _LIMIT: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(Data):
     """How a life ended for this node."""
 
     reason: EndReason

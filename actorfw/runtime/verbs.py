@@ -7,8 +7,9 @@ by message are entered in `Asks`.
 from __future__ import annotations
 
 import asyncio
-import platform
+import sys
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actorfw.core.bundles import Strategy, shape_of
@@ -56,6 +57,8 @@ class Verbs:
             "kill": self._kill,
             "actors": node.actorlist.everywhere,
             "kill_actor": node.actorlist.kill,
+            "objects": node.objectlist.everywhere,
+            "objects_counted": node.objectlist.counted,
             "info": self._info,
             "status": self._status,
             "wait": self._wait,
@@ -81,8 +84,11 @@ class Verbs:
         verbs["stop"] = self._stop_for
         verbs["drain"] = self._drain_for
         verbs["actors"] = lambda peer, payload: node.actorlist.own()
+        verbs["objects"] = lambda peer, limit: node.objectlist.asked(limit)
+        verbs["object_holders"] = lambda peer, ids: node.objectlist.held_here(ids)
         verbs["move"] = lambda peer, id: node.guardians.move((id[0], id[1]))
         verbs["inherit"] = node.heirs.asked
+        verbs["hosted"] = lambda peer, cell: node.guardians.hosts(peer.life, (cell[0], cell[1]), cell[2])
         verbs["cancel"] = self._cancel_for
         verbs["ready"] = self._when_ready
         verbs["status"] = lambda peer, payload: self.own_status()
@@ -200,7 +206,7 @@ class Verbs:
             "name": node.name,
             "address": node.address,
             "state": node.members.state,
-            "python": platform.python_version(),
+            "python": sys.version.partition(" ")[0],
             "peers": len(node.peers.by_life),
             "resources": node.ledger.totals.as_dict(),
             "available": node.ledger.available(),
@@ -377,7 +383,7 @@ class Verbs:
     def _when_ready(self, peer: Peer, id: list[Any]) -> Reply[Any]:
         reply: Reply[Any] = Reply(self.node)
         ref = self.node.objects.adopt(id[0], id[1], "")
-        self.node.objects.when_done(ref, lambda _: reply._settle(None))
+        self.node.objects.watch([ref], lambda _: reply._settle(None))
         return reply
 
     def _cancel_for(self, peer: Peer, payload: list[Any]) -> None:
@@ -440,7 +446,7 @@ class Verbs:
                     if ref._lazy:
                         node.objects.when_ready(ref, one)
                     else:
-                        ref.add_done_callback(one)
+                        ref._add((one, copy_context(), None))
                         watched.append((ref, one))
             try:
                 await asyncio.wait_for(enough, timeout)

@@ -398,9 +398,16 @@ class Watching:
                 peer.send((m.UNWATCH, *id))
 
     def on_watched(self, peer: Peer, msg: list[Any]) -> None:
-        """A host: an incarnation has ended. What it sent before may still be coming in pieces."""
+        """A host: an incarnation has ended. What it sent before may still be coming in pieces, and is being pulled."""
         _, life, number, incarnation, reason, detail = msg
-        peer.bulk.when_complete(lambda: self._host_says((life, number), peer.life, incarnation, reason, detail))
+
+        def pieces_are_here() -> None:
+            self.node.pulls.when_complete(peer.life, answers_are_here)
+
+        def answers_are_here() -> None:
+            self._host_says((life, number), peer.life, incarnation, reason, detail)
+
+        peer.bulk.when_complete(pieces_are_here)
 
     def _host_says(self, id: RefId, host: bytes, incarnation: int, reason: str, detail: str) -> None:
         watched = self._watched.get(id)
@@ -433,7 +440,9 @@ class Watching:
     def _fate(self, id: RefId, after: int) -> Reply[Any]:
         """What follows an incarnation; settles when that is decided."""
         reply: Reply[Any] = Reply(self.node)
-        if self._fates.ask(id, after, reply, self._fact(id)):
+        if id not in self.node.guardians.actors and self.node.leaving.now_guards(id) is not None:
+            reply._settle(["moved"])  # its heir knows
+        elif self._fates.ask(id, after, reply, self._fact(id)):
             reply._settle(self._answer(id))
         return reply
 

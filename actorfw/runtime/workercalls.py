@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.definitions import Interface
 from actorfw.runtime.guarded import Guarded
+from actorfw.runtime.lines import Told, hint
 from actorfw.runtime.objects import refs_in
-from actorfw.runtime.refs import FAILED, READY, ObjectRef, Reply
+from actorfw.runtime.refs import FAILED, PENDING, READY, ObjectRef, Reply
 from actorfw.runtime.routes import ActorCall
 from actorfw.runtime.streams import Stream
 from actorfw.runtime.submitted import Task
@@ -41,7 +42,7 @@ class _Relay(Stream[Any]):
         self._node = node
         self._worker = worker
 
-    def _item(self, index: int, out: Any) -> None:
+    def _item(self, index: int, out: Any, size: int = 0) -> None:
         self._node.outbound.give_worker(self._worker, out)
         self._worker.send((m.ITEM, self._number, index, out))
 
@@ -58,18 +59,23 @@ class WorkerCalls:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.relays: dict[int, _Relay] = {}
+        self.lines = Told()
         # What a worker may wait for without end, by its index and request: its watches; and what it reads.
         self._waits: dict[tuple[int, int], Reply[Any]] = {}
         self._readings: dict[int, set[int]] = {}
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
-    def _born(self, process: WorkerProcess, number: int) -> ObjectRef[Any]:
+    def _born(self, process: WorkerProcess, number: int, line: str) -> ObjectRef[Any]:
         objects = self.node.objects
         ref = objects.made(number)
+        if line:
+            ref._made = objects._lines[number] = line
+            ref._address = hint(self.node.address, line)
         id = (self.node.life, number)
         objects._refs[id] = ref
         objects._exported[number] = None
+        self.node.births.born(number)
         objects.carry_out(objects.ownership.born(id, self._key(process)))
         ref._grip = objects.grip(id)
         return ref
@@ -85,7 +91,7 @@ class WorkerCalls:
 
     def on_submit(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A nested task."""
-        _, number, hashed, args, deps, left, parent, num_returns, credit, options = msg
+        _, number, hashed, args, deps, left, parent, num_returns, credit, options, place = msg
         node = self.node
         given = node.codec.unpack(options) or {}
         task = Task(number, hashed, node.recipe(hashed), node.objects.keep(args), _deps(deps), given)
@@ -97,12 +103,14 @@ class WorkerCalls:
             task.stream = self._relay(process, number)
             task.credit = credit
         else:
-            task.refs = tuple(self._born(process, number + i) for i in range(num_returns))
+            line = self.lines.line(process.index, place)
+            task.refs = tuple(self._born(process, number + i, line) for i in range(num_returns))
         node.tasks.enter(task)
 
     def on_invoke(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A call of an actor's method."""
-        _, number, life, actor, method, args, deps, left, _parent, credit, num_returns, address, group, retries = msg
+        _, number, life, actor, method, args, deps, left, _parent, credit, num_returns, *more = msg
+        address, group, retries, place = more
         node = self.node
         call = ActorCall(number, method, node.objects.keep(args), _deps(deps))
         if type(call.args) is not list:
@@ -111,7 +119,7 @@ class WorkerCalls:
         call.group = group
         call.retries = retries
         call.deadline = self._deadline(left)
-        call.num_returns = num_returns
+        call.num_returns = num_returns if num_returns < 2 else [number + i for i in range(num_returns)]
         id = (life, actor)
         call.hold = node.objects.grip(id)
         if not number:
@@ -121,7 +129,8 @@ class WorkerCalls:
             call.credit = credit
             call.stream = self._relay(process, number)
         else:
-            refs = tuple(self._born(process, number + i) for i in range(num_returns))
+            line = self.lines.line(process.index, place)
+            refs = tuple(self._born(process, number + i, line) for i in range(num_returns))
             call.ref = refs[0] if num_returns == 1 else refs
         node.calls.start(call, id, address)
 
@@ -144,8 +153,8 @@ class WorkerCalls:
 
     def on_put(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A new object."""
-        _, number, out = msg
-        ref = self._born(process, number)
+        _, number, out, place = msg
+        ref = self._born(process, number, self.lines.line(process.index, place))
         self.node.objects.settled(ref, READY, self.node.objects.keep(out))
 
     # -- values --------------------------------------------------------------------------------------------------------
@@ -162,6 +171,8 @@ class WorkerCalls:
         def answer(done: ObjectRef[Any]) -> None:
             if done._state in (READY, FAILED):
                 state, out = done._state, done._out
+            elif done._state == PENDING:
+                state, out = READY, None  # it is elsewhere, and not wanted
             else:
                 state, out = FAILED, node.objects.cancelled_out(done)
             if not with_value and state == READY:
@@ -169,7 +180,10 @@ class WorkerCalls:
             node.outbound.give_worker(worker, out)
             worker.send((m.SETTLED, ref._owner, number, state, out))  # the node may have taken a new life meanwhile
 
-        node.objects.when_done(ref, answer)
+        if with_value:
+            node.objects.when_done(ref, answer)
+        else:
+            node.objects.watch([ref], answer)
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -232,6 +246,7 @@ class WorkerCalls:
 
     def worker_ended(self, index: int) -> None:
         """Its streams have no consumer any more, and nobody waits for what it asked."""
+        self.lines.forget(index)
         for key in [key for key in self._waits if key[0] == index]:
             self._waits.pop(key).cancel()
         for number in self._readings.pop(index, ()):

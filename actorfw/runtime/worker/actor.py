@@ -58,6 +58,7 @@ class Call:
         "deps",
         "ended",
         "fn",
+        "held",
         "index",
         "items",
         "kind",
@@ -80,6 +81,7 @@ class Call:
         self.args: Any = args
         self.kwargs: dict[str, Any] = {}
         self.deps: list[Any] | None = deps
+        self.held: list[Any] | None = None  # their refs
         self.deadline: float | None = deadline
         self.parts: int = parts
         self.origin: Any = origin
@@ -126,7 +128,7 @@ class Actor:
         self._words = words_by_group(recipe.groups)
         self.calls: dict[int, Call] = {}
         self._hashed: bytes = hashed
-        self._arguments = (args, deps)
+        self._arguments = (args, worker.answers.ahead(deps))
         self._handle: ActorHandle | None = None
         worker.label = self.name
         if self.gpus:
@@ -193,6 +195,7 @@ class Actor:
             message[8] = monotonic() + left / 1000
         message[6] = self.worker.objects.keep(message[6])
         call = Call(self, message)
+        call.held = self.worker.answers.ahead(call.deps)
         self.calls[call.no] = call
         return call
 
@@ -208,7 +211,8 @@ class Actor:
                 raise TaskError(f"actor {self.name} has no method {call.method!r}", ran=False)
             args = call.args
             if type(args) is not list or (args and type(args[0]) is bytes):
-                call.args, call.kwargs = self.worker.answers.arguments(args, call.deps)
+                call.args, call.kwargs = self.worker.answers.arguments(args, call.held)
+            call.held = None
         except BaseException as error:  # unpickling runs user code; the caller is told
             self.raised(call, error, PREPARING)
             return False

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core import credit
+from actorfw.core.credit import Allowance
 from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.exits import Interrupted
 from actorfw.runtime.refs import ObjectRef
-from actorfw.values.errors import ActorFwError, SerializationError, TaskCancelledError, TaskError
-from actorfw.values.ids import RefId
+from actorfw.values.errors import ActorFwError, ObjectStoreFullError, SerializationError, TaskCancelledError, TaskError
 from actorfw.wire.failures import pack_error
 from actorfw.wire.messages import ERROR, ITEM, PARTS, RESULT, VALUE
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import Packed, size_of
 
 if TYPE_CHECKING:
     from actorfw.runtime.worker.child import Worker
@@ -34,34 +35,24 @@ class ArgumentError(Exception):
         self.out = out
 
 
-class Credit:
-    """How many items a generator may still send. Changed under the line's lock.
+class Credit(Allowance):
+    """What a generator may still send. Changed under the line's lock.
 
     Attributes:
-        left: items it may send now.
-        closed: its consumer went away.
-        wake: called when either changes, if somebody waits.
+        wake: called when that changes, if somebody waits.
     """
 
-    __slots__ = ("closed", "left", "wake")
+    __slots__ = ("wake",)
 
-    def __init__(self, items: int) -> None:
-        self.left = items
-        self.closed = False
+    def __init__(self, credit: credit.Credit) -> None:
+        super().__init__(credit)
         self.wake: Callable[[], object] | None = None
 
     def add(self, items: int) -> None:
         """The consumer took items, or with a negative number went away."""
-        if items < 0:
-            self.closed = True
-        else:
-            self.left += items
+        self.taken(items)
         if self.wake is not None:
             self.wake()
-
-    def room(self) -> bool:
-        """Whether the generator can go on, if only to end."""
-        return self.left > 0 or self.closed
 
 
 class Answers:
@@ -108,11 +99,13 @@ class Answers:
         Raises:
             Unsendable: the item can't be sent.
         """
+        if not credit.wants(index):
+            return
         out = pack_item(self._codec, item)
         self._worker.ship_with(out)
         self._outbox.append((ITEM, no, index, out))
         with self._lock:
-            credit.left -= 1
+            credit.sent(size_of(out))
 
     def raised(self, no: int, name: str, error: BaseException, stage: int) -> None:
         """A call ended with an exception, the user's or ours."""
@@ -123,7 +116,7 @@ class Answers:
         elif isinstance(error, ArgumentError):
             self._outbox.append((RESULT, no, ERROR, error.out, None))
         elif isinstance(error, ActorFwError) and stage != RUNNING:
-            if isinstance(error, SerializationError):
+            if isinstance(error, (SerializationError, ObjectStoreFullError)):
                 error.ran = stage == PACKING
             self.failed(no, error)
         else:
@@ -143,21 +136,24 @@ class Answers:
         self._worker.ship_with(out)
         return out
 
-    def arguments(self, wire: Any, deps: list[Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def ahead(self, deps: list[Any] | None) -> list[ObjectRef[Any]] | None:
+        """The refs whose values came ahead of a call; to be taken for each call, whatever becomes of it."""
+        if not deps:
+            return None
+        take = self._worker.objects.dep
+        return [take((dep[0], dep[1])) for dep in deps]
+
+    def arguments(self, wire: Any, held: list[ObjectRef[Any]] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Unpack the arguments of a call, with the values that came ahead of it in the places of their refs.
 
         Raises:
             ArgumentError: one of them is an error.
             SerializationError: they can't be unpacked.
         """
-        if not deps:
-            return self._codec.unpack_args(wire)
-        objects = self._worker.objects
-        held: dict[RefId, ObjectRef[Any]] = {}
-        for dep in deps:
-            held[(dep[0], dep[1])] = objects.dep((dep[0], dep[1]))
         args, kwargs = self._codec.unpack_args(wire)
-        for ref in held.values():
+        if not held:
+            return args, kwargs
+        for ref in held:
             if ref._state == ERROR:
                 raise ArgumentError(ref._out)
 

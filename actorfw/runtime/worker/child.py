@@ -33,6 +33,7 @@ from actorfw.runtime.worker.loopturns import LoopActor
 from actorfw.runtime.worker.objects import WorkerObjects
 from actorfw.runtime.worker.output import Output
 from actorfw.runtime.worker.overseer import Overseer
+from actorfw.runtime.worker.shared import Shared
 from actorfw.runtime.worker.tasks import Tasks
 from actorfw.runtime.worker.turns import SerialActor, ThreadedActor
 from actorfw.runtime.worker.verbs import Verbs
@@ -40,6 +41,7 @@ from actorfw.values.ids import RefId
 from actorfw.wire.code import CodeTable
 from actorfw.wire.codec import Codec
 from actorfw.wire.messages import (
+    ALLOCATED,
     ANSWER,
     AWAITS,
     BLOB,
@@ -62,14 +64,21 @@ from actorfw.wire.messages import (
 from actorfw.wire.payload import Packed
 
 if TYPE_CHECKING:
+    from actorfw.io.sharedmem import SharedMemory
     from actorfw.runtime.definitions import Definition, Interface
 
 __all__ = ["Worker", "main"]
 
 
-def main(channel: socket.socket, index: int, settings: dict[str, Any], marks: memoryview | None) -> NoReturn:
+def main(
+    channel: socket.socket,
+    index: int,
+    settings: dict[str, Any],
+    marks: memoryview | None,
+    memory: SharedMemory | None = None,
+) -> NoReturn:
     """Be worker process `index` of a node, to the end."""
-    worker = Worker(channel, index, settings, marks)
+    worker = Worker(channel, index, settings, marks, memory)
     current.register(worker)
     os.register_at_fork(after_in_child=worker.forked_by_user)
     worker.interrupts.install()
@@ -87,13 +96,22 @@ class Worker:
         steps: how many messages it has run.
         awaited: refs that a loop or callback of the running task waits for.
         marks: where it notes what it starts (`runtime.marks`), if its node has given it such a place.
+        shared: the shared memory of its node.
     """
 
-    def __init__(self, channel: socket.socket, index: int, settings: dict[str, Any], marks: memoryview | None) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        index: int,
+        settings: dict[str, Any],
+        marks: memoryview | None,
+        memory: SharedMemory | None,
+    ) -> None:
         self.index = index
         self.marks = marks
         self.life: bytes = settings["life"]
         self.node_id: str = settings["node_id"]
+        self.has_threads = True
         self.address: str = settings.get("address", "")
         self.namespace: str = settings.get("namespace", "default")
         self.open = True
@@ -101,10 +119,14 @@ class Worker:
         self.label = ""
         self.busy = False
         self.steps = 0
-        self.line = Line(channel)
+        self.shared = Shared(self, memory, settings)
+        self.line = Line(channel, self.shared)
         self.interrupts = Interrupts(self.line)
         self.codes = CodeTable(settings["host_id"])
         self.codec = Codec(self.codes)
+        if memory is not None:
+            self.codec.shared = self.shared
+            self.codec.at_once = self.shared.allocate_all
         self.actor_classes = ActorDefinitions()
         self.objects = WorkerObjects(self)
         self.stdout = Output("stdout", self.line, self.interrupts, self._label)
@@ -126,7 +148,7 @@ class Worker:
         self.codec.register(ObjectRef, self.objects.export_ref, self._adopt, resolves=True)
         self.handles_made(ActorHandle)
         line = self.line
-        line.before_flush = self.objects.tell_released
+        line.before_flush = self._tell_let_go
         line.on(TASK, self.tasks.accept)
         line.on(CREATE, self._on_create)
         line.on(STOP, line.inbox.append)
@@ -137,6 +159,7 @@ class Worker:
         line.on(RESULT, self.verbs.on_result)
         line.on(CREDIT, self._on_credit)
         line.on(REBORN, self._on_reborn)
+        line.on(ALLOCATED, self.shared.on_allocated)
         line.on(CANCEL, self._on_cancel)
 
     # -- the main thread -----------------------------------------------------------------------------------------------
@@ -166,10 +189,13 @@ class Worker:
             line.flush()
             if interrupts.cancelled:
                 interrupts.idle()
+            dealt = line.dealt
+            if inbox:
+                continue  # the overseer has read it
             if line.shared:
                 line.wait(inbox.__len__, None, reads=False)  # type: ignore[arg-type]
             else:
-                line.read()
+                line.read(dealt)
 
     def _stop(self, message: list[Any]) -> NoReturn:
         self.line.flush()
@@ -193,12 +219,17 @@ class Worker:
 
     def _create(self, message: list[Any]) -> None:
         assert self.actor is not None
+        message[4] = None  # the arguments: this call may last as long as the actor, and they need not
         self.actor.start()
 
     def relieve(self) -> None:
         """The running task takes long: others may run what waits behind it."""
         if self.actor is None:
             self.tasks.hand_back()
+
+    def _tell_let_go(self) -> None:
+        self.objects.tell_released()
+        self.shared.tell_let_go()
 
     # -- messages that need no turn ------------------------------------------------------------------------------------
 

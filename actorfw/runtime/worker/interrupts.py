@@ -60,13 +60,16 @@ class Interrupts:
         Raises:
             Interrupted: it is.
         """
-        self._depth += 1
-        try:
-            self.poked = False
-            self._line.read_now()
-        finally:
-            self._depth -= 1
-        self.check()
+        while True:
+            self._depth += 1
+            try:
+                self.poked = False
+                self._line.read_now()
+            finally:
+                self._depth -= 1
+            self.check()
+            if not self.poked:  # else a signal came meanwhile, and what it is about perhaps after the reading
+                return
 
     def check(self) -> None:
         """Raise if the running call is among the cancelled; a coroutine is cancelled by its loop instead."""

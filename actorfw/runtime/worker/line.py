@@ -18,8 +18,8 @@ from time import monotonic, perf_counter
 from typing import Any, Final
 
 from actorfw.values.errors import ProtocolError
-from actorfw.wire.chunks import BATCH, SLICE, Decoder, Encoder
-from actorfw.wire.messages import TASK
+from actorfw.wire.chunks import BATCH, SLICE, Decoder, Encoder, Lodging
+from actorfw.wire.messages import KINDS, TASK
 
 __all__ = ["CHANNEL_LOST", "Line"]
 
@@ -27,7 +27,6 @@ CHANNEL_LOST: Final = 117  # exit status of a worker whose descriptors user code
 
 _REPLY_DELAY: Final = 0.0002  # how long a finished reply may wait for others to go with it
 
-_KINDS: Final = 64
 _HANDOVER: Final = 0.05
 
 
@@ -39,25 +38,27 @@ class Line:
         outbox: messages to be sent with the next `flush`; anybody appends.
         lock: held while a message is dealt with; callbacks of refs are touched under it.
         news: notified when messages came, for those who do not read themselves.
+        dealt: how often messages were read and dealt with.
         flushed: when something was last sent, by `perf_counter`.
         before_flush: called before each sending, to add what has collected elsewhere.
     """
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, lodging: Lodging | None = None) -> None:
         self._channel = channel
-        self._decoder = Decoder()
-        self._encoder = Encoder()
+        self._decoder = Decoder(lodging)
+        self._encoder = Encoder(lodging)
         self.inbox: deque[list[Any]] = deque()
         self.outbox: list[Sequence[Any]] = []
         self.lock = threading.RLock()
         self.news = threading.Condition(self.lock)
+        self.dealt = 0
         self.flushed = 0.0
         self.before_flush: Callable[[], None] = _nothing
         self._sleepers = 0
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._reader: threading.Thread | None = None
-        self._handlers: list[Callable[[list[Any]], None]] = [self._unknown] * _KINDS
+        self._handlers: list[Callable[[list[Any]], None]] = [self._unknown] * KINDS
 
     def on(self, kind: int, handler: Callable[[list[Any]], None]) -> None:
         """Deal with messages of this kind at once, in whichever thread reads, under the lock."""
@@ -96,17 +97,26 @@ class Line:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    def read(self) -> None:
-        """Wait for bytes and deal with them. Ends the process when the node has closed its end."""
+    def read(self, dealt: int, timeout: float | None = None) -> None:
+        """Wait for bytes, so long, and deal with them. Ends the process when the node has closed its end.
+
+        `dealt` is what the attribute was before the caller found that it has to wait. If it has changed, somebody else
+        has read meanwhile, perhaps what the caller waits for: then there is nothing to wait for here.
+        """
         # The main thread must not queue up behind the reader, who takes the lock again before anybody else can.
         while not self._reading.acquire(timeout=_HANDOVER):
             if self._reader is not None:
                 return
         try:
-            if self._reader is None:
+            if self._reader is None and self.dealt == dealt and (timeout is None or self._comes(timeout)):
                 self._receive(0)
         finally:
             self._reading.release()
+
+    def _comes(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def read_now(self) -> None:
         """Deal with what has come, if anything, without waiting; not when somebody else is reading."""
@@ -152,6 +162,7 @@ class Line:
                     # A callback of user code, run by what this message settled. Others must not miss theirs for it.
                     sys.excepthook(type(error), error, error.__traceback__)
             self.tell_sleepers()
+        self.dealt += 1
 
     def tell_sleepers(self) -> None:
         """Something may have become true that others wait for. Under the lock."""
@@ -162,6 +173,11 @@ class Line:
         os.write(2, f"worker {os.getpid()}: a message of unknown kind {message[0]} is ignored\n".encode())
 
     # -- waiting -------------------------------------------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether this thread has the lock: it must not wait for a message then."""
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
     @property
     def shared(self) -> bool:
@@ -184,27 +200,24 @@ class Line:
         """Wait until `done()`; False when the time is out. `reads`: this is the main thread, which reads if nobody
         else does."""
         deadline = None if timeout is None else monotonic() + timeout
-        while not done():
+        while True:
+            dealt = self.dealt
+            if done():
+                return True
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return False
             if reads and self._reader is None:
-                if left is not None:
-                    poll = select.poll()
-                    poll.register(self._channel, select.POLLIN)
-                    if not poll.poll(left * 1000):
-                        continue
-                self.read()
+                self.read(dealt, left)
                 continue
             with self.news:
                 if done():
-                    break
+                    return True
                 self._sleepers += 1
                 try:
                     self.news.wait(left)
                 finally:
                     self._sleepers -= 1
-        return True
 
     def abandon(self) -> None:
         """In a process that user code forked: this is not its connection."""

@@ -184,9 +184,9 @@ class LoopActor(Actor):
                 self._flush_soon()
                 await asyncio.sleep(0)  # a generator that never suspends must not keep the loop
                 call.parked = True
-                while not credit.room():
+                while not credit.there():
                     room.clear()
-                    if not credit.room():
+                    if not credit.there():
                         await room.wait()
                 async with turn:
                     call.parked = False

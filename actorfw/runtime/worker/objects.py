@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.handles import ActorHandle, Interfaces
+from actorfw.runtime.lines import hint, line_of
 from actorfw.runtime.refs import FreeGrip, Grip, ObjectRef
 from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids
 from actorfw.wire.messages import FETCH, RELEASE, VALUE
@@ -119,7 +120,8 @@ class WorkerObjects:
     def export_ref(self, ref: ObjectRef[Any]) -> tuple[WireRef, None, Grip | None]:
         """The codec met this ref in a value that is about to travel."""
         self.own.discard((ref._owner, ref._number))
-        return (ref._owner, ref._number, ref._address or self._worker.address), None, ref._grip
+        wire = (ref._owner, ref._number, ref._address or hint(self._worker.address, line_of(ref)))
+        return wire, None, ref._grip
 
     def adopt_handle(self, wire: WireRef, interface: Interface) -> ActorHandle:
         """The one instance of a handle in this process."""

@@ -9,6 +9,7 @@ overseer sleeps until the next task.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import time
@@ -31,20 +32,28 @@ class Overseer:
         self._worker = worker
         self.parked = True
         self._started = False
-        self._wake = threading.Event()
+        # Held while the overseer is to sleep. No Event: a finalizer must be able to wake it, whatever that has
+        # interrupted.
+        self._gate = threading.Lock()
 
     def wake(self) -> None:
         """A task is about to run, and the overseer sleeps."""
         self.parked = False
         if self._started:
-            self._wake.set()
+            self.rouse()
         else:
             self._started = True
             threading.Thread(target=self._watch, name="actorfw-overseer", daemon=True).start()
 
+    def rouse(self) -> None:
+        """There is something to send, and the overseer sleeps. Any thread, at any moment; not before the first task."""
+        with contextlib.suppress(RuntimeError):  # somebody else has done it
+            self._gate.release()
+
     def _watch(self) -> None:
         worker = self._worker
         line = worker.line
+        lodger = worker.shared.lodger
         seen = -1
         tick = TICK
         busy_at = time.monotonic()
@@ -52,7 +61,7 @@ class Overseer:
             time.sleep(tick)
             if not worker.busy:
                 tick = TICK
-                if line.outbox:
+                if line.outbox or lodger.pending:
                     line.flush()
                 if worker.steps != seen:
                     seen = worker.steps
@@ -60,11 +69,12 @@ class Overseer:
                 elif time.monotonic() - busy_at > _IDLE:
                     gc.collect()
                     line.flush()
-                    self._wake.clear()
+                    worker.shared.tidy()
+                    self._gate.acquire(blocking=False)
                     self.parked = True
                     # A task that began just now may have seen us awake.
-                    if worker.steps == seen and not worker.busy:
-                        self._wake.wait()
+                    if worker.steps == seen and not worker.busy and not lodger.pending:
+                        self._gate.acquire()
                     self.parked = False
                     busy_at = time.monotonic()
                 continue

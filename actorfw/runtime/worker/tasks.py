@@ -97,9 +97,10 @@ class Tasks:
         else:
             self._early[no] = self._early.get(no, 0) + items
 
-    def _credit(self, no: int, items_ahead: int) -> Credit:
+    def _credit(self, no: int, items_ahead: Any) -> Credit:
         with self._interrupts.shield, self._line.lock:
-            credit = self.credits[no] = Credit(items_ahead + self._early.pop(no, 0))
+            credit = self.credits[no] = Credit(items_ahead)
+            credit.taken(self._early.pop(no, 0))
         return credit
 
     def _forget_credit(self) -> None:
@@ -136,6 +137,7 @@ class Tasks:
         stage = PREPARING
         try:
             try:
+                held = self._answers.ahead(deps)
                 kind, fn, name, cwd = self._known.get(hashed) or self._load(hashed)
                 worker.label = name
                 if deadline is not None and deadline <= monotonic():
@@ -143,7 +145,8 @@ class Tasks:
                 if type(args) is list and not (args and type(args[0]) is bytes):
                     kwargs: dict[str, Any] = {}
                 else:
-                    args, kwargs = self._answers.arguments(args, deps)
+                    args, kwargs = self._answers.arguments(args, held)
+                held = None  # else they would count as kept when the task has ended
                 if cwd is not None and cwd != self._cwd:
                     self._change_folder(cwd)
                 if gpus:
@@ -266,13 +269,13 @@ class Tasks:
                     task.cancel()
                 runner.run(_gathered(left))
 
-    def _run_generator(self, no: int, items: Generator[Any, Any, Any], items_ahead: int) -> int:
+    def _run_generator(self, no: int, items: Generator[Any, Any, Any], items_ahead: Any) -> int:
         credit = self._credit(no, items_ahead)
         context = Context()
         count = 0
         try:
-            while True:
-                if not credit.room():
+            while not credit.over(count):
+                if not credit.there():
                     self._wait_for_room(no, credit)
                 if credit.closed:
                     break
@@ -291,7 +294,7 @@ class Tasks:
         # A slow consumer must not keep a CPU busy with waiting for it.
         cancelled = self._interrupts.cancelled
         with self._interrupts.shield, self._worker.lending():
-            self._line.wait(lambda: credit.room() or no in cancelled, None, reads=True)
+            self._line.wait(lambda: credit.there() or no in cancelled, None, reads=True)
         if no in cancelled:
             self._interrupts.check()
 
@@ -300,7 +303,7 @@ class Tasks:
             self._answers.item(no, index, item, credit)
             self._line.flush_if_due()
 
-    def _run_async_generator(self, no: int, items: AsyncGenerator[Any, Any], items_ahead: int) -> Any:
+    def _run_async_generator(self, no: int, items: AsyncGenerator[Any, Any], items_ahead: Any) -> Any:
         async def run() -> int:
             loop = asyncio.get_running_loop()
             credit = self._credit(no, items_ahead)
@@ -308,14 +311,14 @@ class Tasks:
             credit.wake = lambda: loop.call_soon_threadsafe(room.set)
             count = 0
             try:
-                while True:
-                    if not credit.room():
+                while not credit.over(count):
+                    if not credit.there():
                         self._line.share()
                         self._line.flush()
                         with self._worker.lending():
-                            while not credit.room():
+                            while not credit.there():
                                 room.clear()
-                                if not credit.room():
+                                if not credit.there():
                                     await room.wait()
                     if credit.closed:
                         break

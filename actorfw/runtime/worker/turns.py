@@ -91,7 +91,7 @@ class SerialActor(_Plain):
 
     def _wake(self, call: Call) -> None:
         # Under the line's lock: the generator can go on, if only to be closed.
-        if call.parked and (call.ended or call.credit.room()):
+        if call.parked and (call.ended or call.credit.there()):
             call.parked = False
             self.worker.line.inbox.append([CALL, call])
 
@@ -233,7 +233,7 @@ class ThreadedActor(_Plain):
 
     def _wake(self, call: Call) -> None:
         # Under the line's lock: the generator can go on, if only to be closed.
-        if call.parked and (call.ended or call.credit.room()):
+        if call.parked and (call.ended or call.credit.there()):
             call.parked = False
             self._queue(call)
 
@@ -270,7 +270,7 @@ def step(actor: Actor, call: Call) -> bool:
         context.run(call.items.close)
         actor.streamed(call)
         return False
-    if call.credit.left <= 0:
+    if not call.credit.there():
         return True
     try:
         item = context.run(next, call.items)

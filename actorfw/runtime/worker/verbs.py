@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actorfw.runtime.context import milliseconds
 from actorfw.runtime.groups import BESIDE
 from actorfw.runtime.handles import ActorHandle
+from actorfw.runtime.lines import Places
 from actorfw.runtime.outbox import OVERHEAD
 from actorfw.runtime.refs import PENDING, READY, ObjectRef, Reply
 from actorfw.runtime.selfcontained import check_by_value, new_id
@@ -73,6 +74,7 @@ class Verbs:
         self._outbox = worker.line.outbox
         self._numbers = itertools.count((worker.index << WORKER_SHIFT) + 1)
         self._requests = itertools.count(1)
+        self._places = Places()
         self._since_room = 0  # bytes submitted since the node was asked
         self._room: Reply[Any] | None = None
         self._tells: dict[RefId, tuple[int, Reply[None] | None]] = {}  # by actor, those told last at the end
@@ -88,8 +90,10 @@ class Verbs:
     def submit(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A nested task: its ref, refs of its parts, or its stream."""
         worker = self._worker
-        wire, deps = worker.codec.pack_args(args, kwargs)
         hashed, recipe = definition.wire(worker.codes)
+        if definition.goes_along:
+            args = (definition.target, *args)
+        wire, deps = worker.codec.pack_args(args, kwargs)
         options = self._options_of(definition)
         self._make_room(OVERHEAD if type(wire) is list else OVERHEAD + size_of(wire))
         worker.ship(hashed, recipe.code)
@@ -98,7 +102,8 @@ class Verbs:
         left, parent = self._left_and_parent(definition.options.get("timeout"))
         parts = definition.options.get("num_returns", 1)
         number, answer, credit = self._answer(parts, streams=definition.streams)
-        self._send((SUBMIT, number, hashed, wire, _ids(deps), left, parent, parts, credit, options))
+        place = self._places.wire()
+        self._send((SUBMIT, number, hashed, wire, _ids(deps), left, parent, parts, credit, options, place))
         return answer
 
     def _make_room(self, size: int, *, of: str = "tasks") -> None:
@@ -211,6 +216,7 @@ class Verbs:
                 handle._address,
                 BESIDE if method.interleave else method.group,
                 method.max_task_retries,
+                self._places.wire() if number else 0,
             )
         )
 
@@ -277,7 +283,7 @@ class Verbs:
             ref._lazy = False
             ref._out = wire
             ref._state = READY
-        self._send((PUT, number, wire))
+        self._send((PUT, number, wire, self._places.wire()))
         return ref
 
     def cancel(self, target: ObjectRef[Any] | Stream[Any], *, force: bool, recursive: bool) -> None:

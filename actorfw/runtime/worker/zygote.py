@@ -29,6 +29,7 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
+from actorfw.io.sharedmem import SharedMemory
 from actorfw.runtime.marks import words_of_slot
 from actorfw.runtime.worker import child
 
@@ -65,6 +66,7 @@ class _Zygote:
         self._control = control
         self._settings = settings
         self._page = _page(settings.pop("marks"))
+        self._memory = _memory(settings.pop("memory"))
         self._pid = os.getpid()
         self._pids: dict[int, int] = {}  # index -> pid of those not yet reaped
         self._wake, self._waker = os.pipe()
@@ -136,7 +138,7 @@ class _Zygote:
             channel = socket.socket(fileno=channel_fd)
             channel.setblocking(True)
             marks = None if self._page is None else words_of_slot(self._page, slot)
-            child.main(channel, index, self._settings, marks)
+            child.main(channel, index, self._settings, marks, self._memory)
             status = 0
         except BaseException:  # the status of the process says that it failed, and this why
             import traceback  # nothing of it is needed unless the runtime itself is at fault
@@ -193,6 +195,19 @@ def _page(fd: int) -> mmap.mmap | None:
     page = mmap.mmap(fd, 0)
     os.close(fd)
     return page
+
+
+def _memory(fd: int) -> SharedMemory | None:
+    if fd < 0:
+        return None
+    # Mapped here, so that all workers have it from birth; as a whole, so that they see it grow.
+    memory = SharedMemory.attach(fd, readonly=False)
+    try:
+        memory.hand_over()
+    except OSError:  # a limit on address space: values go through the sockets
+        memory.close()
+        return None
+    return memory
 
 
 def _settings(control: socket.socket) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""Values in shared memory: a node's arena, the blocks in it, and who else has them."""
