@@ -31,7 +31,9 @@ from actorfw.api.verbs import (
     info,
     kill,
     nodes,
+    objects,
     put,
+    put_async,
     stop,
     wait,
 )
@@ -69,7 +71,7 @@ from actorfw.errors import (
 )
 from actorfw.runtime.context import CallContext
 from actorfw.runtime.refs import ObjectRef, Reply
-from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
+from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow, ObjectRow
 from actorfw.runtime.streams import Stream
 from actorfw.values.config import Config
 from actorfw.values.events import (
@@ -113,12 +115,15 @@ __all__ = [
     "remote",
     # objects
     "ObjectRef",
+    "ObjectRow",
     "Reply",
     "as_completed",
     "cancel",
     "gather",
     "get",
+    "objects",
     "put",
+    "put_async",
     "wait",
     # actors
     "Actor",

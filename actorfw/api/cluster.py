@@ -62,7 +62,7 @@ class _Child:
                 pass_fds=[theirs],
                 process_group=0,  # Ctrl-C is for the driver, which then stops its children
             )
-        except BaseException:
+        except BaseException:  # nothing that was opened for it is to stay
             os.close(self._report)
             raise
         finally:
@@ -247,7 +247,7 @@ class LocalCluster:
         await self._context.__aenter__()
         try:
             await self._on_node(self._add_all())
-        except BaseException:
+        except BaseException:  # failed or cancelled: what has started is to end
             await self.__aexit__(None, None, None)
             raise
         return self
@@ -276,7 +276,7 @@ class LocalCluster:
         adding = [asyncio.ensure_future(self._add(self._take_index(), None, {})) for _ in range(self._count)]
         try:
             await asyncio.gather(*adding)
-        except BaseException:
+        except BaseException:  # likewise
             for one in adding:
                 one.cancel()
             await asyncio.gather(*adding, return_exceptions=True)
@@ -313,7 +313,7 @@ class LocalCluster:
         self._context = init(**self._options)
         try:
             self._wait(self._add_all())
-        except BaseException:
+        except BaseException:  # likewise, a KeyboardInterrupt too
             self.__exit__(None, None, None)
             raise
         return self
@@ -335,7 +335,7 @@ class LocalCluster:
         doing = asyncio.run_coroutine_threadsafe(coro, loop)
         try:
             doing.result()
-        except BaseException:
+        except BaseException:  # the wait was interrupted, or it failed itself and this does nothing
             doing.cancel()
             raise
 
@@ -344,7 +344,7 @@ class LocalCluster:
     def _begin(self, coro: Coroutine[Any, Any, T]) -> Reply[T]:
         try:
             return self.node.runtime.verbs.begin("local cluster", coro)
-        except BaseException:
+        except BaseException:  # it will never run: else Python warns that it was not awaited
             coro.close()
             raise
 
@@ -376,6 +376,7 @@ class LocalCluster:
                     "num_cpus": self._num_cpus if num_cpus is None else num_cpus,
                     "namespace": runtime.options.namespace,
                     "cluster": runtime.options.cluster,
+                    "object_store_memory": runtime.options.store_memory,
                     **options,
                 },
             },
@@ -385,7 +386,7 @@ class LocalCluster:
             await child.up()
             await self._seen(child)
         except BaseException:
-            # Without waiting: this may be a cancellation, and a second one may come.
+            # What has started is to end. Without waiting: this may be a cancellation, and a second one may come.
             self._children.pop(index, None)
             child.abandon()
             raise

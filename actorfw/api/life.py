@@ -405,9 +405,11 @@ def init(
         num_cpus: worker processes at most at work at a time; default: the machine's cores. With 0, nothing that asks
             for CPU runs here.
         num_gpus: devices, numbered from 0.
-        memory: bytes to be shared out by `memory=`; default: the machine's.
+        memory: bytes to be shared out by `memory=`; default: those of the machine or its control group, less
+            `object_store_memory`.
         resources: further resources by name.
-        object_store_memory: not there yet.
+        object_store_memory: bytes of shared memory for values, at most; default: 30 % of what the machine has, or its
+            control group. It is taken when values come, not before.
         secret: text of at least 16 bytes, or (new, old); default `ACTORFW_SECRET`, `ACTORFW_SECRET_FILE`, then a file
             of this user's.
         tls: not there yet.

@@ -8,13 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from actorfw.core.ledger import Shape
+from actorfw.io.env import usual_store_memory
+from actorfw.io.memory import MemoryMeter
 from actorfw.io.secrets import load_secrets
+from actorfw.io.sharedmem import available
 from actorfw.io.tcp import is_wildcard, split_address
 from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.values.config import Config
 from actorfw.values.errors import UsageError
 
 __all__ = ["DEFAULTS", "ClusterOptions", "MemberOptions", "NodeOptionsDict", "Secret", "check_options", "complete"]
+
+LEAST_STORE: Final = 1 << 20
+_MOST_STORE: Final = 1 << 46  # the address space of a process has no room for more
 
 Secret: TypeAlias = str | bytes | Sequence[str | bytes]
 
@@ -27,6 +33,7 @@ class MemberOptions(TypedDict, total=False):
     num_gpus: float
     memory: float | None
     resources: Mapping[str, float] | None
+    object_store_memory: int | None
     hosts: Literal["all", "own"]
 
 
@@ -35,7 +42,6 @@ class ClusterOptions(MemberOptions, total=False):
 
     listen: str
     advertise: str | None
-    object_store_memory: int | None
     secret: Secret | None
     tls: object | None
     dashboard: str | None
@@ -91,7 +97,6 @@ def complete(
     for option, value, when in (
         ("tls", tls, "mutual TLS"),
         ("dashboard", dashboard, "the dashboard"),
-        ("object_store_memory", object_store_memory, "the shared-memory object store"),
     ):
         if value is not None:
             raise UsageError(f"init({option}=...) is not there yet: it comes with {when}")
@@ -132,10 +137,11 @@ def complete(
         )
     if advertise is not None:
         split_address(advertise)
+    _check_store_memory(object_store_memory)
     totals = Shape.of(
         num_cpus=float(os.cpu_count() or 1) if num_cpus is None else num_cpus,
         num_gpus=num_gpus,
-        memory=_memory() if memory is None else memory,
+        memory=_memory(object_store_memory) if memory is None else memory,
         resources=resources,
     )
     return NodeOptions(
@@ -150,15 +156,27 @@ def complete(
         hosts=hosts,
         secrets=load_secrets(secret, listen=listen),
         show_output=bool(log_to_driver),
+        store_memory=object_store_memory,
         config=config or Config.from_environment(),
     )
 
 
-def _memory() -> float:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError, AttributeError):
-        return 0.0
+def _check_store_memory(given: object) -> None:
+    if given is None:
+        return
+    if isinstance(given, bool) or not isinstance(given, int) or not LEAST_STORE <= given <= _MOST_STORE:
+        raise UsageError(
+            f"object_store_memory is {given!r}; it must be a number of bytes from {LEAST_STORE} (1 MiB) on, or None for"
+            f" 30 % of the memory that there is"
+        )
+
+
+def _memory(store: int | None) -> float:
+    """What tasks and actors may share out: what there is, less what their values have."""
+    there = MemoryMeter().limit()
+    if available():
+        there -= usual_store_memory() if store is None else store
+    return float(max(0, there))
 
 
 DEFAULTS: Final[dict[str, Any]] = {

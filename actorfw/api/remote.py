@@ -27,7 +27,7 @@ from typing import (
 
 from actorfw.api.actors import make_actor_class
 from actorfw.api.options import AnyOptions, TaskOptions, check_task_options
-from actorfw.runtime import current
+from actorfw.runtime import current, lines
 from actorfw.runtime.definitions import DEF, Definition, kind_of
 from actorfw.runtime.refs import ObjectRef
 from actorfw.runtime.streams import Stream
@@ -148,7 +148,9 @@ class RemoteFunction(_Wrapper, Generic[P, Raw_co, T_co]):
             SerializationError: an argument can't be pickled; the message names the path to it.
             OverloadedError: too many bytes wait on this node already (`Config.max_outbox`).
         """
-        return current.home().submit(self._definition, args, kwargs)
+        made = current.home().submit(self._definition, args, kwargs)
+        lines.note(made, sys._getframe(1))
+        return made
 
     @overload
     def options(
@@ -226,7 +228,9 @@ class RemoteParts(_Wrapper, Generic[P, Raw_co, T_co]):
     ) -> T_co: ...
     def remote(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; see `RemoteFunction.remote`."""
-        return current.home().submit(self._definition, args, kwargs)
+        made = current.home().submit(self._definition, args, kwargs)
+        lines.note(made, sys._getframe(1))
+        return made
 
     def options(self, **options: Unpack[TaskOptions]) -> Self:
         """The same with other options."""
@@ -282,7 +286,9 @@ class RemoteGenerator(_Wrapper, Generic[P, Raw_co, Y_co]):
     ) -> Stream[Y_co]: ...
     def remote(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit the generator as a task; see `RemoteFunction.remote`."""
-        return current.home().submit(self._definition, args, kwargs)
+        made = current.home().submit(self._definition, args, kwargs)
+        lines.note(made, sys._getframe(1))
+        return made
 
     def options(self, **options: Unpack[TaskOptions]) -> Self:
         """The same with other options."""

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 from asyncio import events
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from actorfw.api.kernel import on_users_loop
-from actorfw.runtime import current
+from actorfw.runtime import current, lines
 from actorfw.runtime.context import CallContext
 from actorfw.runtime.exits import ActorExit
 from actorfw.runtime.gathering import Completions, Gathered
 from actorfw.runtime.handles import ActorHandle, Call
+from actorfw.runtime.hands import Hands
 from actorfw.runtime.refs import PENDING, ObjectRef, Reply
-from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
+from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow, ObjectRow
 from actorfw.runtime.streams import Stream
 from actorfw.values.errors import BlockingCallError, GetTimeoutError, UsageError
+from actorfw.wire.payload import SHARED_LEAST
 
 __all__ = [
     "as_completed",
@@ -37,10 +40,14 @@ __all__ = [
     "info",
     "kill",
     "nodes",
+    "objects",
     "put",
+    "put_async",
     "stop",
     "wait",
 ]
+
+_copying: Final = Hands(2)  # more would copy no faster
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -52,14 +59,48 @@ A = TypeVar("A")
 def put(value: T) -> ObjectRef[T]:
     """Store a copy of a value, and return a ref to it.
 
-    The copy is taken before this returns. The object lives while any ref to it lives anywhere.
+    The copy is taken before this returns, in this thread: on a loop, a large value is better put by `put_async`. The
+    object lives while any ref to it lives anywhere.
 
     Raises:
         SerializationError: the value can't be pickled; names the path to the part.
     """
+    _check_value(value, "put")
+    made = current.home().put(value)
+    lines.note(made, sys._getframe(1))
+    return made
+
+
+async def put_async(value: T) -> ObjectRef[T]:
+    """As `put`, while the loop goes on: a large value is pickled and copied in a thread.
+
+    Leave the value as it is until this returns. If the await is cancelled, what was copied is dropped.
+
+    Raises:
+        SerializationError: the value can't be pickled; names the path to the part.
+    """
+    _check_value(value, "put_async")
+    frame = sys._getframe(1)
+    home = current.home()
+    made: ObjectRef[T]
+    if _is_small(value) or not home.has_threads:
+        made = home.put(value)
+    else:
+        made = await _copying.do(lambda: home.put(value))
+    lines.note(made, frame)
+    return made
+
+
+def _check_value(value: object, verb: str) -> None:
     if isinstance(value, ObjectRef):
-        raise UsageError("put takes a value, and this is a ref: pass the ref itself on")
-    return current.home().put(value)
+        raise UsageError(f"{verb} takes a value, and this is a ref: pass the ref itself on")
+
+
+def _is_small(value: object) -> bool:
+    """Whether copying takes less than handing over to a thread; False if that can't be seen at once."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return True
+    return isinstance(value, (str, bytes, bytearray)) and len(value) < SHARED_LEAST
 
 
 def _check_blocking() -> None:
@@ -255,6 +296,24 @@ def cancel(
     if not isinstance(target, (ObjectRef, Stream)):
         raise TypeError(f"cancel takes a ref or a stream, not {type(ref).__name__}")
     current.home().cancel(target, force=force, recursive=recursive)
+
+
+def objects(limit: int = 1000) -> Reply[list[ObjectRow]]:
+    """The living objects of the cluster, the largest first: who holds each, where it is, and which may be leaks.
+
+    All of them count: what was put, results, pending ones too, held by a ref anywhere. Every member is asked; what one
+    owns that does not answer within five seconds is missing.
+
+    Args:
+        limit: how many rows at most, 10,000 or less.
+
+    Raises:
+        UsageError: `limit` is out of range.
+    """
+    given = cast("object", limit)
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise UsageError(f"limit is {limit!r}; it must be an integer")
+    return current.home().ask("objects", limit)
 
 
 # -- actors ------------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
 from actorfw.api.verbs import get
 from actorfw.runtime import current
 from actorfw.runtime.handles import ActorHandle
 from actorfw.runtime.refs import READY, Reply
+from actorfw.values.data import Data
 from actorfw.values.errors import NodeClosedError
 from actorfw.values.events import Event, EventsDropped
 
@@ -31,8 +31,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-@dataclass(frozen=True, slots=True)
-class Terminated(Generic[A]):
+class Terminated(Data, Generic[A]):
     """An actor has ended for good, as far as the node that watched is concerned.
 
     Attributes:
@@ -48,8 +47,7 @@ class Terminated(Generic[A]):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted(Generic[A]):
+class Restarted(Data, Generic[A]):
     """An actor runs again, after a crash or the end of its node.
 
     Attributes:

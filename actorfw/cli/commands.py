@@ -177,6 +177,22 @@ def actors(*, seeds: Seeds = None, cluster: Cluster = "default", as_json: Json =
 
 
 @app.command
+def objects(
+    *,
+    seeds: Seeds = None,
+    cluster: Cluster = "default",
+    limit: Annotated[int, Parameter(help="How many at most, the largest ones; up to 10,000.")] = 100,
+    as_json: Json = False,
+) -> int:
+    """List the living objects of a cluster, the largest first; those that may be leaks say why."""
+    rows, total = _visit(seeds, cluster, lambda node: _answer(node, "objects_counted", limit))
+    listing.show_objects([row.as_dict() for row in rows], as_json=as_json)
+    if len(rows) < total:
+        print(f"{len(rows)} of {total} objects; --limit shows more", file=sys.stderr)
+    return OK
+
+
+@app.command
 def kill(
     actor: Annotated[str, Parameter(help="Its name, or its id or the end of that.")],
     /,

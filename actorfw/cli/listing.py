@@ -10,7 +10,16 @@ from typing import Any
 from actorfw.runtime.rows import DrainReport
 from actorfw.values.events import Event
 
-__all__ = ["given_up", "show_actors", "show_drained", "show_event", "show_nodes", "show_status", "table"]
+__all__ = [
+    "given_up",
+    "show_actors",
+    "show_drained",
+    "show_event",
+    "show_nodes",
+    "show_objects",
+    "show_status",
+    "table",
+]
 
 Row = Mapping[str, Any]
 
@@ -46,6 +55,31 @@ def show_actors(rows: Sequence[Row], *, as_json: bool) -> None:
                 row["node"],
                 str(row["restarts"]),
                 "yes" if row["detached"] else "",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def show_objects(rows: Sequence[Row], *, as_json: bool) -> None:
+    """Objects, one a line."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2))
+        return
+    now = time.time()
+    table(
+        ["id", "size", "state", "owner", "at", "age", "held by", "made by", "suspect"],
+        (
+            [
+                row["id"],
+                _size(row["size"]),
+                row["state"],
+                row["owner"],
+                ", ".join(row["nodes"]),
+                "-" if row["created_at"] is None else _age(now - row["created_at"]),
+                ", ".join(row["holders"]),
+                row["line"],
+                row["suspect"],
             ]
             for row in rows
         ),
@@ -136,6 +170,23 @@ def _amount(name: str, amount: float) -> str:
     if name == "memory":
         return f"{amount / (1 << 30):.1f} GiB"
     return f"{amount:g} {name}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _age(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3600} h {seconds // 60 % 60} min"
 
 
 def _pairs(labels: Mapping[str, str]) -> str:
