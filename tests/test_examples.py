@@ -44,6 +44,10 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
             r"108 days in both years at the same station: \+1\.50 C",
         ],
     ),
+    "shuffle_sort.py": (
+        ["--store-mib", "8", "--parts", "6"],
+        [r"48 MiB, 6 parts, stores of 2 x 8 MiB: sorted"],
+    ),
     "word_count.py": (
         ["--parts", "2", "--top", "3"],
         [r"33 words, 23 different, in 2 texts", r" +4 be", r" +4 can", r" +2 by"],

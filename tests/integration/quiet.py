@@ -21,7 +21,7 @@ def tables(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = {
         "ownership": [part for part in objects.ownership.snapshot()[0] if part],  # type: ignore[attr-defined]
         "values": dict(objects._exported),
-        "fetches": dict(objects._asked),
+        "fetches": dict(node.fetches.asked),
         "refs": list(objects._refs),
         "tasks": list(node.tasks.open),
         "queues": dict(node.tasks._queues),

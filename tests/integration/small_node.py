@@ -50,7 +50,7 @@ class Node:
         self.numbers = iter(range(1, 1 << 30))
         self.sent: dict[int, tuple[Any, ...]] = {}
         self.sends_again = True
-        handlers: list[Callable[[WorkerProcess, list[Any]], None]] = [self._message] * 64
+        handlers: list[Callable[[WorkerProcess, list[Any]], None]] = [self._message] * m.KINDS
         handlers[m.RESULT] = self._result
         handlers[m.BLOB] = self._blob
         handlers[m.HANDED_BACK] = self._handed_back

@@ -94,6 +94,29 @@ def test_actors_are_listed_and_killed_by_name(started: Started) -> None:
     assert json.loads(actorfw_command("actors", "--seed", started.address, "--json").stdout) == []
 
 
+def test_objects_are_listed_the_largest_first(started: Started) -> None:
+    done = actorfw_command("objects", "--seed", started.address, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == []
+    with actorfw.init(seeds=[started.address], secret=SECRET, num_cpus=0, hosts="own", name="holder"):
+        refs = [actorfw.put(bytes(size)) for size in (100, 300_000, 1000)]
+        done = actorfw_command("objects", "--seed", started.address, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        rows = json.loads(done.stdout)
+        assert [row["id"] for row in rows] == [refs[1].id, refs[2].id, refs[0].id]
+        assert {(row["owner"], row["state"], *row["holders"]) for row in rows} == {("holder", "here", "holder")}
+        assert rows[0]["size"] >= 300_000
+        assert "test_cli.py" in rows[0]["line"]
+        done = actorfw_command("objects", "--seed", started.address, "--limit", "1")
+        assert done.returncode == 0
+        assert done.stderr == "1 of 3 objects; --limit shows more\n"
+        assert re.search(rf"{refs[1].id} +293\.0 KiB +here +holder", done.stdout)
+        assert refs[0].id not in done.stdout
+    done = actorfw_command("objects", "--seed", started.address, "--limit", "0")
+    assert done.returncode == 2
+    assert "limit" in done.stderr
+
+
 def test_nodes_lists_the_members_and_not_the_visitor(started: Started) -> None:
     done = actorfw_command("nodes", "--seed", started.address, "--json")
     assert (done.returncode, done.stderr) == (0, "")

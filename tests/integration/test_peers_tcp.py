@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from actorfw.core import handshake
+from actorfw.core.pace import MOST
 from actorfw.io.env import RealEnv
-from actorfw.io.tcp import split_address
+from actorfw.io.tcp import listen, split_address
 from actorfw.runtime import links
-from actorfw.runtime.bulk import WINDOW
 from actorfw.runtime.peers import FIRST_KIND, Identity, Peer, Peers
 from actorfw.values.config import Config
 from actorfw.values.errors import AuthenticationError, PeerUnreachableError, ProtocolError, VersionMismatchError
@@ -278,7 +278,7 @@ def test_a_big_transfer_lets_small_messages_pass(on_loop: Run) -> None:
                 await asyncio.sleep(0)
             assert b.large == [[big]]
             assert sum(taken) == size
-            assert max(waited) <= WINDOW
+            assert max(waited) <= MOST
             assert len(waited) > 5
 
     on_loop(main)
@@ -298,5 +298,29 @@ def test_seals_beyond_loopback(on_loop: Run, monkeypatch: pytest.MonkeyPatch) ->
             peer.send_large((DATA, "big"), [b"x" * 1_000_000])
             await b.until(lambda: bool(b.large))
             assert b.got == list(range(100))
+
+    on_loop(main)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_who_dials_a_listener_that_is_closed_hears_of_it_whatever_the_moment(on_loop: Run, turns: int) -> None:
+    """The loop accepts a connection in one turn, and goes on with it in the next."""
+
+    class Closes(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        listener = await listen(loop, Closes, "127.0.0.1", 0)
+        with socket.create_connection(split_address(listener.address)) as sock:
+            sock.setblocking(False)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listener.close()
+            try:
+                assert await asyncio.wait_for(loop.sock_recv(sock, 1), 5) == b""
+            except ConnectionResetError:
+                pass  # it was never accepted
 
     on_loop(main)

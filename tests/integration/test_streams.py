@@ -157,6 +157,24 @@ async def test_large_items(there: actorfw.NodeAffinity) -> None:
     await all_quiet()
 
 
+def blocks(count: int, folder: str) -> Iterator[bytes]:
+    for i in range(count):
+        (Path(folder) / str(i)).touch()
+        yield bytes([i]) * (10 << 20)
+
+
+async def test_large_items_are_bounded_by_their_bytes(there: actorfw.NodeAffinity, tmp_path: Path) -> None:
+    stream: Any = actorfw.remote(blocks).options(scheduling=there).remote(8, str(tmp_path))
+    for i in range(8):
+        await asyncio.sleep(0.1)
+        assert len(list(tmp_path.iterdir())) <= i + 3  # less than 16 MiB that were not taken, and one more
+        item = await anext(stream)
+        assert (item[0], len(item)) == (i, 10 << 20)
+        del item
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
 async def test_items_that_are_refs(there: actorfw.NodeAffinity) -> None:
     @actorfw.remote
     def square(x: int) -> list[int]:

@@ -69,7 +69,7 @@ async def test_a_nested_task(node: Node, worker: WorkerProcess) -> None:
     order = [message[0] for _, message in node.seen if message[0] != m.FETCH]
     assert order[:4] == [m.SUBMIT, m.BLOCKED, m.UNBLOCKED, m.RESULT]
     (submitted,) = node.kinds(m.SUBMIT)
-    _, number, hashed, args, deps, left, parent_no, parts, credit, options = submitted
+    _, number, hashed, args, deps, left, parent_no, parts, credit, options, _place = submitted
     assert (number, args, deps, left, parent_no, parts, credit) == (FIRST, [1, "two"], None, None, task.no, 1, 0)
     assert node.codec.unpack(options) == {"max_retries": 7}
     assert node.codes.get(hashed)

@@ -30,6 +30,11 @@ def leftovers(cluster: SimCluster) -> list[str]:
             "bytes of queued tasks": tasks.outbox.waiting_bytes,
             "withdrawn calls": windows._withdrawn,
             "waiters for acceptance": windows._accepting,
+            "copies": runtime.copies.by_id,
+            "locations": runtime.locations._by_id,
+            "pulls": runtime.pulls._open,
+            "what waits for pulls": runtime.pulls._after,
+            "fetches": runtime.fetches.asked,
             "actors": [cell.title for cell in runtime.hosting.cells.values()],
         }
         said += [f"{node.name} keeps {what}: {kept}" for what, kept in left.items() if kept]

@@ -11,6 +11,7 @@ from actorfw.core.ledger import UNIT
 from actorfw.core.windows import Window
 from actorfw.runtime.node import Node
 from actorfw.runtime.peers import Peer
+from actorfw.runtime.store.pulls import DEPTH
 from actorfw.testing import SimCluster, SimNode
 from actorfw.values.ids import is_detached
 from tests.sim.oracles import Recorder, same_in_each_life
@@ -42,6 +43,14 @@ def look(seen: Recorder, cluster: SimCluster) -> None:
         for route in runtime.calls.routes.values():
             if route.out > Window.CALLS + 1 or route.out_bytes > Window.BYTES + LARGEST:
                 seen.violated("O10", f"{node.name} has sent {route.out} calls, {route.out_bytes} bytes, on {route.id}")
+        for id, entry in runtime.locations._by_id.items():
+            try:
+                entry.validate()
+            except AssertionError as error:
+                seen.violated("O7", f"{node.name} has the directory of {id} wrong: {error}")
+        for pull in runtime.pulls._open.values():
+            if any(len(ranges) > DEPTH for ranges in pull.ranges.values()):
+                seen.violated("O10", f"{node.name} asks for too much of {pull.id} at once: {pull.ranges}")
         for cell in runtime.hosting.cells.values():
             door = len(cell.door or ())
             if cell.pending > cell.most + 1 or door > (Window.CALLS + 1) * len(cluster.nodes):
@@ -84,7 +93,9 @@ def quiet(seen: Recorder, cluster: SimCluster) -> None:
             "foreign executions": runtime.execution._foreign,
             "calls served": runtime.hosting._calls,
             "questions": runtime.asks._open,
-            "fetches": runtime.objects._asked,
+            "fetches": runtime.fetches.asked,
+            "pulls": runtime.pulls._open,
+            "waits for pulls": runtime.pulls._after,
             "streams": runtime.streams,
             "relays": runtime.workercalls.relays,
         }
@@ -180,6 +191,8 @@ def let_go(seen: Recorder, cluster: SimCluster) -> None:
             "actors hosted": runtime.hosting.cells,
             "pinned things": runtime.objects._pinned,
             "inherited things": runtime.objects._inherited,
+            "copies": runtime.copies.by_id,
+            "locations": runtime.locations._by_id,
             "watched actors": runtime.watching._watched,
         }
         _empty(seen, "O7", node, tables)

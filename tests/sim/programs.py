@@ -83,6 +83,30 @@ def numbers(key: str, n: int) -> Iterator[int]:
     yield from range(n)
 
 
+@actorfw.remote
+def grow(key: str, size: int, *rest: Any) -> str:
+    recorder().started(key, here())
+    return "g" * size
+
+
+@actorfw.remote(num_returns=3)
+def split(key: str, size: int) -> tuple[str, int, str]:
+    recorder().started(key, here())
+    return "l" * size, size, "r" * size
+
+
+@actorfw.remote
+def weigh(key: str, *values: Any) -> int:
+    recorder().started(key, here())
+    return sum(map(len, values))
+
+
+@actorfw.remote
+async def wrap(key: str, size: int) -> list[Any]:
+    recorder().started(key, here())
+    return ["w" * size, actorfw.put("i" * size)]
+
+
 # -- actors ------------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +152,10 @@ class Shelf:
         self._begin(key, caller, number)
         for i in range(n):
             yield i
+
+    async def grow(self, key: str, caller: str, number: int, size: int) -> str:
+        self._begin(key, caller, number)
+        return "a" * size
 
     async def leave(self, key: str, caller: str, number: int) -> None:
         self._begin(key, caller, number)
@@ -217,6 +245,7 @@ class Program:
             self.consume_method, self.cancelled, self.due, self.tell, self.device, self.named, self.send_shelf,
             self.flood, self.watch_one, self.watch_one, self.watch_other, self.short_lived, self.short_lived,
             self.shared_name, self.shared_name, self.group, self.accepted, self.look_around,
+            self.grow, self.grow, self.grow_in_actor, self.split, self.broadcast, self.broadcast, self.wrap,
         ]  # fmt: skip
         for _ in range(self.operations):
             try:
@@ -319,6 +348,74 @@ class Program:
     def put(self) -> None:
         self.refs.append(actorfw.put("y" * self.random.choice((3, 3_000, 90_000))))
         del self.refs[:-4]
+
+    # Large values: they stay where they are made, and others pull them.
+
+    def size(self) -> int:
+        return self.random.choice((70_000, 100_000, 250_000))
+
+    async def grow(self) -> None:
+        key = self.key("grow", 4)
+        size = self.size()
+        ref = grow.options(**self.place()).remote(key, size)
+        chance = self.random.random()
+        if chance < 0.3:
+            await actorfw.wait([ref], timeout=self.random.choice((0.01, 1.0)))
+        if chance < 0.5:
+            weighed = self.key("weigh", 4)
+            self.watch(weighed, size, weigh.options(**self.place()).remote(weighed, ref))
+        if chance < 0.7:
+            self.refs.append(ref)
+        self.watch(key, None, self._grown(ref, size, chance))
+
+    async def _grown(self, ref: Any, size: int, chance: float) -> None:
+        if 0.2 < chance < 0.4:
+            try:
+                await asyncio.wait_for(ref.coro(), 0.002)
+            except TimeoutError:
+                pass
+        value = await ref
+        assert len(value) == size, (len(value), size)
+
+    def grow_in_actor(self) -> None:
+        shelf = self.shelf()
+        size = self.size()
+        ref = self.calling(shelf, "grow in", shelf.handle.grow, "a" * size, size)
+        if self.random.random() < 0.5:
+            self.refs.append(ref)
+
+    def split(self) -> None:
+        key = self.key("split", 4)
+        size = self.size()
+        left, middle, right = split.options(**self.place()).remote(key, size)
+        self.watch(key, size, middle)
+        self.refs.append(right)
+        weighed = self.key("weigh", 4)
+        self.watch(weighed, 2 * size, weigh.options(**self.place()).remote(weighed, left, right))
+
+    def broadcast(self) -> None:
+        size = self.size()
+        if self.random.random() < 0.5:
+            value: Any = actorfw.put("b" * size)
+        else:
+            made = self.key("grow", 4)
+            value = grow.options(**self.place()).remote(made, size)
+            recorder().pending.pop(made, None)
+        for _ in range(self.random.randint(2, 6)):
+            key = self.key("weigh", 4)
+            self.watch(key, size, weigh.options(**self.place()).remote(key, value))
+
+    def wrap(self) -> None:
+        key = self.key("wrap", 4)
+        size = self.size()
+        ref = wrap.options(**self.place()).remote(key, size)
+        self.watch(key, 2 * size, self._unwrapped(ref))
+
+    async def _unwrapped(self, ref: Any) -> int:
+        outer, inner = await ref
+        del ref
+        await asyncio.sleep(self.random.choice((0.0, 1.0)))
+        return len(outer) + len(await inner)
 
     def call(self) -> None:
         shelf = self.shelf()

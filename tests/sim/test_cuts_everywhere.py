@@ -308,8 +308,8 @@ def test_a_link_cut_inside_every_frame_and_the_next_one_soon_again(usual: Outcom
         start = end
 
 
-STEP = 10 if os.environ.get("ACTORFW_MODEL") == "full" else 1009
-"""Full: some 3,600 runs."""
+STEP = 37 if os.environ.get("ACTORFW_MODEL") == "full" else 1009
+"""Full: some 1,000 runs."""
 
 
 @pytest.mark.timeout(900)

@@ -124,6 +124,8 @@ class World:
             new.to_guardian, new.from_guardian = deque(host.to_guardian), deque(host.from_guardian)
             new.to_caller, new.from_caller = deque(host.to_caller), deque(host.from_caller)
         other.guardian = copy.copy(self.guardian)
+        if self.guardian._rare is not None:
+            other.guardian._rare = dict(self.guardian._rare)
         other.queue, other.flying = list(self.queue), dict(self.flying)
         other.retries, other.answers = dict(self.retries), dict(self.answers)
         other.starts, other.made = list(self.starts), list(self.made)
@@ -449,11 +451,20 @@ def test_no_order_of_events_breaks_a_promise(bounds: dict[str, Any], states: int
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.skipif(not FULL, reason="takes many minutes: ACTORFW_MODEL=full")
+@pytest.mark.skipif(not FULL, reason="takes minutes: ACTORFW_MODEL=full")
 @pytest.mark.parametrize("end", ["killed", "stopped", ""])
-@pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize(
-    "faults", [{"faults": 1}, {"faults": 2, "moves": 0}, {"false_death": True, "moves": 0}], ids=str
+    ("retries", "faults"),
+    [
+        (1, {"faults": 1, "repeats": 0}),
+        (1, {"faults": 1, "calls": (1,)}),
+        (1, {"faults": 2, "moves": 0, "repeats": 0}),
+        (1, {"false_death": True, "moves": 0}),
+        (0, {"faults": 1, "repeats": 0}),
+        (0, {"faults": 2, "moves": 0, "repeats": 0}),
+        (0, {"false_death": True, "moves": 0}),
+    ],
+    ids=str,
 )
 def test_no_order_of_more_events_breaks_a_promise(end: str, retries: int, faults: dict[str, Any]) -> None:
     search(World(end=end, retries=retries, **faults))

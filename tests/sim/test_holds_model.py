@@ -26,7 +26,7 @@ from actorfw.core.shards import Shards
 from actorfw.core.voters import TTL, Voter
 
 FULL = os.environ.get("ACTORFW_MODEL") == "full"
-SEEDS = 400 if FULL else 12
+SEEDS = 100 if FULL else 12
 MUTANT_SEEDS = 40
 
 NAMES = ("a", "b")
@@ -340,7 +340,7 @@ class Model:
 
     def settle(self) -> None:
         """Nothing happens any more: whoever is to begin calls may, two leases later."""
-        stop = (self.create, self.change, self.shuffle, self.crash, self.partition, self.freeze)
+        stop = (self.create, self.change, self.shuffle, self.see, self.crash, self.partition, self.freeze)
         self.heap = [event for event in self.heap if event[2] not in stop]
         heapq.heapify(self.heap)
         self.heal()

@@ -32,7 +32,7 @@ from actorfw.testing.memberworld import World, node
 from actorfw.values.ids import Life
 from actorfw.values.profiles import LAN
 
-SEEDS = 1500 if os.environ.get("ACTORFW_MODEL") == "full" else 25
+SEEDS = 600 if os.environ.get("ACTORFW_MODEL") == "full" else 25
 STALL_LIMIT = 8.0
 FAULTY = 20.0
 QUIET = 45.0

@@ -18,6 +18,7 @@ from actorfw.runtime.cells import Cell
 from actorfw.runtime.leaving import Leaving
 from actorfw.runtime.rebirth import Rebirth
 from actorfw.runtime.routes import ActorCall
+from actorfw.runtime.store.locations import Locations
 from actorfw.testing import SimEnv
 from actorfw.wire import messages as m
 from tests.sim import workload
@@ -85,6 +86,11 @@ def forgets_what_is_kept(patch: pytest.MonkeyPatch) -> None:
         return ended(self, call, ())
 
     patch.setattr(Ownership, "call_ended", call_ended)
+
+
+def frees_no_copies(patch: pytest.MonkeyPatch) -> None:
+    """O7: nobody is told when an object that has copies elsewhere is freed."""
+    patch.setattr(Locations, "_free", lambda *args: None)
 
 
 def gives_one_device_to_all(patch: pytest.MonkeyPatch) -> None:
@@ -163,6 +169,7 @@ MUTANTS: list[tuple[str, Mutant]] = [
     ("O5", says_it_never_ran),
     ("O6", gives_a_name_twice),
     ("O7", never_returns),
+    ("O7", frees_no_copies),
     ("O7", forgets_what_is_kept),
     ("O8", holds_the_living_for_dead),
     ("O9", gives_one_device_to_all),

@@ -18,7 +18,7 @@ from actorfw.core.holds import Holds
 from actorfw.testing import SimCluster, run
 
 FULL = os.environ.get("ACTORFW_MODEL") == "full"
-SEEDS = 60 if FULL else 4
+SEEDS = 20 if FULL else 4
 MUTANT_SEEDS = 12
 
 MAJORITY = actorfw.Config(partition="majority", voters=("n0", "n1", "n2"))

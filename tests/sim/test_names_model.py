@@ -23,7 +23,7 @@ from actorfw.core.names import TICK, Entry, Names, Operation
 from actorfw.core.shards import SHARDS, Shards
 
 FULL = os.environ.get("ACTORFW_MODEL") == "full"
-SEEDS = 2000 if FULL else 80
+SEEDS = 600 if FULL else 80
 MUTANT_SEEDS = 200
 
 CHAOS = 12.0  # seconds of virtual time in which things happen

@@ -15,7 +15,7 @@ import pytest
 from actorfw.core.rebirth import Contest, Side, View
 
 FULL = os.environ.get("ACTORFW_MODEL") == "full"
-SCHEDULES = 1000 if FULL else 15
+SCHEDULES = 300 if FULL else 15
 
 
 class Life(NamedTuple):

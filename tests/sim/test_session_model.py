@@ -217,7 +217,7 @@ def explore(kind: type[Session], messages: int, breaks: int, dials: int, limit: 
     me, peer = LIVES
     start = World([kind(me, peer), kind(peer, me)], [], [(), ()], breaks, [dials, dials], kind is CarelessSession)
     came_from: dict[tuple[Any, ...], tuple[tuple[Any, ...], str] | None] = {start.key(): None}
-    waiting = deque([start])
+    waiting = deque([(start, start.key())])
 
     def way_to(key: tuple[Any, ...]) -> list[str]:
         labels: list[str] = []
@@ -229,8 +229,7 @@ def explore(kind: type[Session], messages: int, breaks: int, dials: int, limit: 
         return labels[::-1]
 
     while waiting and len(came_from) < limit:
-        world = waiting.popleft()
-        key = world.key()
+        world, key = waiting.popleft()
         steps = world.steps(messages)
         for label, after in steps:
             if after.broken:
@@ -238,7 +237,7 @@ def explore(kind: type[Session], messages: int, breaks: int, dials: int, limit: 
             next_key = after.key()
             if next_key not in came_from:
                 came_from[next_key] = (key, label)
-                waiting.append(after)
+                waiting.append((after, next_key))
         if not steps and any(len(got) < messages for got in world.delivered):
             if any(session.link is not None for session in world.sessions):
                 return "stuck with a link", len(came_from), way_to(key)

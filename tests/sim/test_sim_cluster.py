@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -245,3 +246,22 @@ def test_an_error_names_the_seed_and_garbage_is_collected_again() -> None:
         run(main())
     assert "seed 77" in info.value.__notes__[0]
     assert gc.isenabled()
+
+
+def test_what_a_cluster_was_is_gone_when_the_run_is_over() -> None:
+    """A thousand of them, one after another, must not fill the machine: the collector alone seldom looks there."""
+    was: list[weakref.ref[object]] = []
+
+    async def main() -> None:
+        async with SimCluster(2) as cluster:
+            counter = Counter.options(scheduling=actorfw.NodeAffinity(cluster.nodes[1].id)).remote()
+            assert await counter.add() == 1
+            was.extend(weakref.ref(node.runtime) for node in cluster.nodes)
+
+    gc.disable()
+    try:
+        run(main())
+        assert [ref() for ref in was] == [None, None]
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.enable()

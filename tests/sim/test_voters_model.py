@@ -21,7 +21,7 @@ from actorfw.core.leases import Leases
 from actorfw.core.voters import Voter
 
 FULL = os.environ.get("ACTORFW_MODEL") == "full"
-SEEDS = 2000 if FULL else 40
+SEEDS = 800 if FULL else 40
 MUTANT_SEEDS = 400
 
 SHARDS = (0, 1)

@@ -171,6 +171,8 @@ async def _seed(seed: int, seen: Recorder, faults: bool) -> str:
         look(seen, cluster)
         let_go(seen, cluster)
         seen.verdict()
+        seen.cluster = None  # all that it was is garbage now, and not only when whoever looked on is gone too
+        seen.told.clear()
         return cluster.trace
 
 

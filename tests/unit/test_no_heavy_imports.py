@@ -30,5 +30,15 @@ def test_import_actorfw_loads_no_heavy_package() -> None:
     assert loaded & HEAVY == set()
 
 
+def test_import_actorfw_writes_no_methods_for_classes_that_nobody_uses() -> None:
+    code = (
+        "import dataclasses; plain = dataclasses.dataclass; made = []; "
+        "dataclasses.dataclass = lambda *a, **k: lambda cls: made.append(cls.__name__) or plain(*a, **k)(cls); "
+        "import actorfw; assert set(made) <= {'Config', 'NodeAffinity', 'Profile', 'Wait'}, made; "
+        "actorfw.EventsDropped(1); assert made[-1] == 'EventsDropped', made"
+    )
+    loaded_by(code)
+
+
 def test_a_heavy_package_would_be_noticed() -> None:
     assert "rich" in loaded_by("import rich.table")

@@ -107,6 +107,17 @@ class TestLedger:
         ledger.release(taken(ledger, Shape()))
         assert ledger.available() == {}
 
+    def test_actors_that_ask_for_nothing_share_what_they_hold(self) -> None:
+        ledger = Ledger(cpus(1))
+        one, other = taken(ledger, Shape(), lasting=True), taken(ledger, Shape(), lasting=True)
+        assert one is other
+        assert not ledger.give_back_cpu(one)  # one of them waits
+        ledger.release(one)
+        ledger.retake_cpu(other)
+        ledger.release(other)
+        assert taken(ledger, Shape(), lasting=True) is one
+        assert ledger.available() == {"CPU": 1}
+
     def test_released_twice_is_a_mistake(self) -> None:
         ledger = Ledger(cpus(1))
         grant = taken(ledger, cpus(1))

@@ -462,6 +462,13 @@ def test_a_verdict_without_grounds_is_an_accusation() -> None:
     assert X in sent(done, PING)
 
 
+def test_who_passes_a_verdict_on_counts_beside_those_whose_it_is() -> None:
+    """It was passed when there were fewer; more are wanted now, and who has buried somebody accuses them no more."""
+    one = machine(X, A, B, C)
+    assert of(i.Dead, gossip(one, B, replace(record(X), dead=(A,)), now=10.0)) == []
+    assert one.view[X].accusers == ((A, Accusation.SUSPECT), (B, Accusation.SUSPECT))
+
+
 def test_who_hears_a_member_does_not_take_over_that_it_is_dead() -> None:
     one = machine(X, A, B, C)
     one.evidence(X, "heard", 9.5)

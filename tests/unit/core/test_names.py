@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actorfw.core.entries import Record
 from actorfw.core.names import Entry, Names
 from actorfw.core.shards import SHARDS, _rank, shard_of
 from actorfw.values.errors import ProtocolError
@@ -46,7 +47,8 @@ def member(life: bytes, *others: bytes) -> Names:
 
 
 def sent(instructions: list[Any], verb: str | None = None) -> list[tuple[bytes, tuple[Any, ...]]]:
-    return [(to, message) for kind, to, message, *_ in instructions if kind == "send" and verb in (None, message[0])]
+    messages = [one[1:] for one in instructions if one[0] == "send"]
+    return [(to, message) for to, message in messages if verb in (None, message[0])]
 
 
 def asks(instructions: list[Any], shard: int) -> dict[bytes, int]:
@@ -453,3 +455,52 @@ def test_where_two_tokens_meet_the_older_actor_stays_and_the_other_is_told() -> 
 def test_what_is_no_message_about_names_is_refused(message: Any) -> None:
     with pytest.raises(ProtocolError, match="no message about names"):
         founder().message(B, message, 0.0)
+
+
+# -- late copies of creates of detached actors -------------------------------------------------------------------------
+
+
+def detached(token: bytes, name: str) -> Entry:
+    life = b"detached" + token
+    return Entry(life, shard_of("default", name), 1, life, "", 0.0, Record(1, b"spec", "up", A, "", 0, ""))
+
+
+def created(names: Names, made: Entry, now: float) -> list[Any]:
+    """What follows from B's request to make this actor, or from a copy of it."""
+    return names.message(B, ("ask", B, made.life[-1], 1, "create", "default", "n", (tuple(made), True), 1), now)
+
+
+def end(names: Names, made: Entry, now: float) -> None:
+    assert made.record is not None
+    names.record(("default", "n"), made.id, 1, made.record._replace(revision=2, state="ended"), None, now)
+
+
+def guarded(instructions: list[Any]) -> list[bytes]:
+    return [one[2].life for one in instructions if one[0] == "guard" and one[1] == ("default", "n")]
+
+
+def test_an_actor_that_ended_is_not_made_again_although_another_has_had_its_name() -> None:
+    names = founder()
+    first, second = detached(b"first..1", "n"), detached(b"second.2", "n")
+    assert guarded(created(names, first, 1.0)) == [first.life]
+    end(names, first, 2.0)
+    assert guarded(created(names, second, 3.0)) == [second.life]
+    end(names, second, 4.0)
+    late = created(names, first, 5.0)
+    assert not guarded(late)
+    (reply,) = [message for _, message in sent(late, "reply")]
+    assert Entry.of(reply[4][0]).id == first.id
+    assert Entry.of(reply[4][0]).ended
+
+
+def test_a_create_that_was_led_to_an_older_actor_is_led_there_again_after_its_end() -> None:
+    names = founder()
+    older, newer = detached(b"older..1", "n"), detached(b"newer..2", "n")
+    created(names, older, 1.0)
+    created(names, newer, 2.0)
+    end(names, older, 3.0)
+    late = created(names, newer, 4.0)
+    assert not guarded(late)
+    (reply,) = [message for _, message in sent(late, "reply")]
+    assert Entry.of(reply[4][0]).id == older.id
+    assert reply[4][1] is False

@@ -61,7 +61,7 @@ def test_listening_beyond_the_machine_needs_one(env: dict[str, str], listen: str
 
 def test_the_user_s_own_file(env: dict[str, str]) -> None:
     made = load_secrets(environ=env)
-    path = secret_path(env)
+    path = Path(secret_path(env))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert os.listdir(path.parent) == ["secret"]
@@ -96,7 +96,7 @@ def test_without_a_home_it_is_this_process_s_own(tmp_path: Path) -> None:
 
 def own_file(env: dict[str, str]) -> Path:
     load_secrets(environ=env)
-    return secret_path(env)
+    return Path(secret_path(env))
 
 
 def test_a_file_that_others_can_read_is_refused(env: dict[str, str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import struct
-from typing import Any
+import weakref
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 
 from actorfw.values.errors import ProtocolError
 from actorfw.wire.chunks import LARGE, SLICE, Decoder, Encoder, blank
-from actorfw.wire.messages import BLOB, CALL, OUTPUT, PARTS, RESULT, TASK, VALUE
-from actorfw.wire.payload import Packed
+from actorfw.wire.messages import ALLOCATED, BLOB, CALL, OUTPUT, PARTS, RESULT, TASK, VALUE
+from actorfw.wire.payload import Packed, Place, SharedBuffer
 
 LIFE = b"l" * 16
 
@@ -157,3 +159,110 @@ def test_blank_bytes_are_filled_through_their_view() -> None:
     assert made == b"z" * 100_000
     assert hash(made) == hash(b"z" * 100_000)
     assert blank(0)[0] == b""
+
+
+# -- what is in shared memory
+
+
+class Placed(SharedBuffer):
+    __slots__ = ("content", "number")
+
+    def __init__(self, number: int, content: bytes = big) -> None:
+        self.number = number
+        self.content = content
+        self.nbytes = len(content)
+
+    @property
+    def place(self) -> Place:
+        return b"token", self.number, self.number << 33, self.nbytes
+
+    def view(self) -> memoryview:
+        return memoryview(self.content)
+
+
+class Desk:
+    """Both ends of a connection: what one lends, the other receives."""
+
+    def __init__(self, *unknown: int) -> None:
+        self.unknown = unknown
+        self.known: dict[Place, Placed] = {}
+        self.said: list[tuple[str, int]] = []
+
+    def lend(self, buffer: Any) -> Place | None:
+        if buffer.number in self.unknown:
+            return None
+        self.said.append(("lent", buffer.number))
+        self.known[buffer.place] = buffer
+        return buffer.place
+
+    def take_back(self, buffer: Any) -> None:
+        self.said.append(("taken back", buffer.number))
+
+    def receive(self, place: Place) -> SharedBuffer:
+        self.said.append(("received", place[1]))
+        return self.known[place]
+
+
+@pytest.mark.parametrize("step", [1 << 30, 4096, 7])
+def test_shared_buffers_travel_as_places_and_are_counted_each_time(step: int) -> None:
+    desk = Desk()
+    one, two = Placed(1), Placed(2, bigger)
+    batch = [
+        task(Packed(b"p", [one, big, two, one], [], [])),
+        (RESULT, 1, VALUE, [b"p", [two], [], []], None),
+        (RESULT, 2, PARTS, [Packed(b"q", [one], [], []), 5], None),
+        (ALLOCATED, 7, [two, one], None),
+    ]
+    head, attachments = Encoder(desk).encode(batch)
+    assert [len(view) for view in attachments] == [len(big)]
+    assert len(head) < 600
+    messages = received(Decoder(desk), head + b"".join(attachments), step)
+    assert messages[0][3] == [b"p", [one, big, two, one], [], []]
+    assert messages[1][3] == [b"p", [two], [], []]
+    assert messages[2][3] == [[b"q", [one], [], []], 5]
+    assert messages[3] == [ALLOCATED, 7, [two, one], None]
+    numbers = [1, 2, 1, 2, 1, 2, 1]
+    assert desk.said == [("lent", n) for n in numbers] + [("received", n) for n in numbers]
+
+
+def test_what_the_other_end_cannot_map_goes_as_bytes() -> None:
+    small = Placed(4, b"small")
+    batch = [task(Packed(b"p", [Placed(3), small], [], []))]
+    for desk in (Desk(3, 4), None):
+        head, attachments = Encoder(desk).encode(batch)
+        assert [len(view) for view in attachments] == [len(big)]
+        messages = received(Decoder(desk), head + b"".join(attachments), 1 << 30)
+        assert messages[0][3] == [b"p", [big, b"small"], [], []]
+
+
+def test_what_was_lent_in_a_frame_that_is_not_sent_is_taken_back() -> None:
+    desk = Desk()
+    encoder = Encoder(desk)
+    with pytest.raises(TypeError, match="can't hold object"):
+        encoder.encode([task(Packed(b"p", [Placed(1), Placed(2)], [], [])), (RESULT, 1, VALUE, object(), None)])
+    assert sorted(desk.said) == [("lent", 1), ("lent", 2), ("taken back", 1), ("taken back", 2)]
+    desk.said.clear()
+    encoder.encode([task(Packed(b"p", [Placed(5)], [], []))])
+    assert desk.said == [("lent", 5)]
+
+
+def test_a_place_that_nobody_knows_is_a_protocol_error() -> None:
+    head, _ = Encoder(Desk()).encode([task(Packed(b"p", [Placed(1)], [], []))])
+    for desk in (Desk(), None):
+        with pytest.raises(ProtocolError, match="can't be read"):
+            received(Decoder(desk), head, 1 << 30)
+
+
+def test_what_lends_for_an_encoder_is_garbage_like_anything() -> None:
+    class Lender:
+        """Has the encoder that has it, as a worker's process has."""
+
+        encoder: Encoder
+
+    lender = Lender()
+    lender.encoder = Encoder(cast("Any", lender))
+    lender.encoder.encode([(1, Packed(b"x", [], [], []))])
+    dead = weakref.ref(lender)
+    del lender
+    gc.collect()
+    assert dead() is None

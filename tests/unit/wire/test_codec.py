@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import functools
+import gc
 import math
 import re
 import socket
@@ -14,6 +15,7 @@ import sqlite3
 import sys
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -558,3 +560,64 @@ def test_exceptions_are_values_too_whatever_their_constructor(codec: Codec) -> N
     again = codec.unpack(codec.pack([Custom(5, detail="x"), OSError(2, "gone", "file")]))
     assert (type(again[0]), str(again[0]), again[0].code) == (Custom, "error 5: x", 5)
     assert (type(again[1]), again[1].errno, again[1].filename) == (FileNotFoundError, 2, "file")
+
+
+# --- functions that close over refs
+
+
+def closing_over(ref: Ref) -> Any:
+    def inner() -> Any:
+        return ref
+
+    inner.__module__ = "__main__"  # so that it goes by value
+    return inner
+
+
+def shipped(sender: Codec, receiver: Codec, packed: Any) -> Any:
+    for code in packed.codes:
+        receiver.codes.add(sender.codes.get(code))
+    return receiver.unpack(over_the_wire(packed))
+
+
+def test_a_ref_in_a_closure_travels_beside_the_definition() -> None:
+    sender, receiver = make_codec(), make_codec()
+    function = closing_over(Ref(7))
+    packed = sender.pack(function)
+    assert [number for _, number, _ in packed.refs] == [7]
+    made = shipped(sender, receiver, packed)
+    assert made() == Ref(7)
+    again = receiver.pack(made)  # and so it does from there on
+    assert ([number for _, number, _ in again.refs], again.codes) == ([7], packed.codes)
+
+
+def test_functions_that_differ_in_their_refs_only_share_a_definition() -> None:
+    sender, receiver = make_codec(), make_codec()
+    packed = [sender.pack(closing_over(Ref(number))) for number in (1, 2)]
+    assert packed[0].codes == packed[1].codes
+    assert [shipped(sender, receiver, one)() for one in packed] == [Ref(1), Ref(2)]
+
+
+def test_a_definition_keeps_no_ref() -> None:
+    sender, receiver = make_codec(), make_codec()
+    ref = Ref(3)
+    function = closing_over(ref)
+    packed = sender.pack(function)
+    made = shipped(sender, receiver, packed)
+    watched = [weakref.ref(ref), weakref.ref(made())]
+    del ref, function, made
+    gc.collect()
+    assert [one() for one in watched] == [None, None]
+
+
+def test_a_ref_inside_what_a_function_names_is_the_one_there_is_now() -> None:
+    sender, receiver = make_codec(), make_codec()
+    box = [Ref(1)]
+
+    def first_of_box() -> Any:
+        return box[0]
+
+    first_of_box.__module__ = "__main__"
+    assert shipped(sender, receiver, sender.pack(first_of_box))() == Ref(1)
+    box[0] = Ref(2)
+    gc.collect()
+    assert shipped(sender, receiver, sender.pack(first_of_box))() == Ref(2)
