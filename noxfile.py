@@ -81,6 +81,9 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The measurements, each beside its raw limit and competitor; `-- --markdown FILE` puts the figures into a page."""
-    install(session)
+    """The measurements, each beside its raw limit and competitor; `-- --markdown FILE` puts the figures into a page.
+
+    `-- --against ray` measures Ray, too, in an environment that is made for it.
+    """
+    install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -14,9 +14,10 @@ from benchmarks.catalogue import WORKLOADS
 from benchmarks.harness import BenchmarkError, Workload, judge
 from benchmarks.machine import Placement, describe
 from benchmarks.report import Outcome, as_json, as_markdown, print_outcomes, write_into_page
+from benchmarks.rivals.against_ray import environment
 from benchmarks.runner import run
 
-_REPETITIONS = 10
+_REPETITIONS = 15
 _REPETITIONS_QUICK = 3
 _LOG_WIDTH = 200
 
@@ -29,17 +30,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=WORKLOADS, metavar="NAME", help=f"{', '.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help=f"{_REPETITIONS_QUICK} repetitions, not {_REPETITIONS}")
     parser.add_argument("--limits", action="store_true", help="only what needs no actorfw: what this machine can do")
+    parser.add_argument(
+        "--against",
+        choices=["ray"],
+        help="measure this, too, where a workload has it: in turn with ours, in an environment made for it",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to FILE, or between its marks")
     return parser.parse_args()
 
 
-def _measured(workload: Workload, placement: Placement, repetitions: int, limits_only: bool) -> Outcome:
+def _measured(
+    workload: Workload, placement: Placement, repetitions: int, limits_only: bool, against: str = ""
+) -> Outcome:
+    rival = workload.rivals.get(against)
+    claims = workload.claims if rival is None else rival.claims
     try:
-        series = run(workload, placement, repetitions, limits_only=limits_only)
+        series = run(workload, placement, repetitions, limits_only=limits_only, against=against)
     except BenchmarkError as error:
         return Outcome(workload.name, placement, error=str(error))
-    return Outcome(workload.name, placement, series, judge(workload.claims, series, placement))
+    return Outcome(workload.name, placement, series, judge(claims, series, placement))
 
 
 def _failed(outcomes: Iterable[Outcome]) -> bool:
@@ -57,6 +67,12 @@ def main() -> int:
     progress = Console(stderr=True)
     machine = describe()
     outcomes: list[Outcome] = []
+    if given.against:
+        try:
+            environment()
+        except BenchmarkError as error:
+            progress.print(str(error), style="red", markup=False, highlight=False)
+            return 1
     for name in given.only or WORKLOADS:
         workload = WORKLOADS[name]
         if given.limits and not workload.limits:
@@ -64,6 +80,9 @@ def main() -> int:
         for placement in workload.placements:
             progress.print(f"{name}, {placement} …", highlight=False)
             outcomes.append(_measured(workload, placement, repetitions, given.limits))
+        if given.against in workload.rivals:
+            progress.print(f"{name}, against {given.against} …", highlight=False)
+            outcomes.append(_measured(workload, Placement.APART, repetitions, False, given.against))
     # A log or a pipe has no width of its own to fit the table into.
     output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
     print_outcomes(output, machine, repetitions, outcomes)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gc
 import os
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.machine import Cores, Placement
 
@@ -23,6 +23,7 @@ __all__ = [
     "Contestant",
     "Entry",
     "Judged",
+    "Rival",
     "Series",
     "Spread",
     "Workload",
@@ -72,6 +73,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """Another library that does the same, with what is said of ours beside it."""
+
+    entry: Entry
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """Contestants that are measured in turn within one fresh process, and the claims about them.
 
@@ -80,6 +89,7 @@ class Workload:
         subject: those that are actorfw.
         placements: where it is measured; judged on one core only, since that is the cost in CPU, while with one core
             each the wake-ups of the kernel are most of what is seen.
+        rivals: by name, other libraries that do the same, in environments of their own; measured on request.
     """
 
     name: str
@@ -87,6 +97,7 @@ class Workload:
     subject: tuple[Entry, ...]
     claims: tuple[Claim, ...]
     placements: tuple[Placement, ...] = (Placement.ONE_CORE,)
+    rivals: Mapping[str, Rival] = field(default_factory=dict[str, "Rival"])
 
 
 @dataclass(frozen=True, slots=True)

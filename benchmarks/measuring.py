@@ -1,6 +1,7 @@
 """The process that measures: runs one workload on given cores and writes its series to stdout, as one line of JSON.
 
-Arguments: the workload, this process's core, its partner's, the repetitions, and "all" or "limits". `runner` starts it.
+Arguments: the workload, this process's core, its partner's, the repetitions, "all" or "limits", and the name of a rival
+or "". `runner` starts it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from benchmarks.harness import measure
 from benchmarks.machine import Cores, pin
 
 
-def _main(name: str, near: str, far: str, repetitions: str, extent: str) -> None:
+def _main(name: str, near: str, far: str, repetitions: str, extent: str, against: str) -> None:
     cores = Cores(int(near), int(far))
     pin(cores.near)
     workload = WORKLOADS[name]
     entries = workload.limits if extent == "limits" else workload.limits + workload.subject
+    if against:
+        entries += (workload.rivals[against].entry,)
     series = uvloop.run(measure(entries, cores, int(repetitions)))
     sys.stdout.write(json.dumps([asdict(each) for each in series]) + "\n")
 

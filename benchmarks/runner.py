@@ -12,11 +12,13 @@ from benchmarks.machine import ROOT, Cores, Placement, clean_environment
 
 __all__ = ["run"]
 
-_PATIENCE_S = 900.0
+_PATIENCE_S = 2400.0
 
 
-def run(workload: Workload, placement: Placement, repetitions: int, *, limits_only: bool) -> list[Series]:
-    """Measures in a fresh process.
+def run(
+    workload: Workload, placement: Placement, repetitions: int, *, limits_only: bool, against: str = ""
+) -> list[Series]:
+    """Measures in a fresh process, with this rival if the workload has it.
 
     Raises:
         BenchmarkError: the placement can't be had here, or the process failed; with the end of what it wrote.
@@ -25,7 +27,7 @@ def run(workload: Workload, placement: Placement, repetitions: int, *, limits_on
     if cores is None:
         raise BenchmarkError(f"{placement}: needs Linux, and as many cores as that")
     command = [sys.executable, "-m", "benchmarks.measuring", workload.name, str(cores.near), str(cores.far)]
-    command += [str(repetitions), "limits" if limits_only else "all"]
+    command += [str(repetitions), "limits" if limits_only else "all", against]
     # A secret for this run: measuring leaves no file in the user's home.
     environment = {**clean_environment(), "ACTORFW_SECRET": secrets.token_hex(32)}
     try:
