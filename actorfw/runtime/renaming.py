@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from actorfw.core.fencing import Fence
 from actorfw.core.renaming import Renaming
 from actorfw.runtime.cells import ENDED, Cell
+from actorfw.runtime.held import rename_held
 from actorfw.runtime.refs import PENDING, ObjectRef
 from actorfw.runtime.routes import ActorCall, Route
 from actorfw.values.errors import ActorDiedError, ObjectLostError
@@ -57,18 +58,7 @@ def _objects(node: Node, renaming: Renaming, why: str) -> None:
     objects.sweep()  # what was in the copies is let go under the name that it had
     with objects._lock:
         node.life = renaming.new
-        for id, grip in [*objects._grips.items()]:
-            del objects._grips[id]
-            grip.id = renaming.id(id)
-            objects._grips[grip.id] = grip
-        for id, ref in [*objects._refs.items()]:
-            del objects._refs[id]
-            ref._owner = renaming.life(id[0])
-            objects._refs[ref._owner, id[1]] = ref
-        for id, handle in [*objects._handles.items()]:
-            del objects._handles[id]
-            handle._guardian = renaming.life(id[0])
-            objects._handles[handle._guardian, id[1]] = handle
+        rename_held(renaming, objects._grips, objects._refs, objects._handles)
         lost = [ref for ref in objects._refs.values() if ref._owner != renaming.new]
         instructions = renaming.ownership(objects.ownership)
     objects._dead_owners.update((cast("bytes", life), why) for life in objects.ownership._dead)

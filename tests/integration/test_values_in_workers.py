@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,10 +137,13 @@ class Keeper(actorfw.Actor):
         self.kept.clear()
 
     @actorfw.method
-    def drop_later(self, delay: float) -> None:
-        timer = threading.Timer(delay, self.kept.clear)
-        timer.daemon = True
-        timer.start()
+    def drop_when(self, path: str) -> None:
+        def wait() -> None:
+            while not os.path.exists(path):
+                time.sleep(0.01)
+            self.kept.clear()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     @actorfw.method
     def made(self, size: int) -> Any:
@@ -366,14 +370,14 @@ async def test_what_an_actor_keeps_stays_until_it_lets_go(here: Node, cls: Any, 
 
 
 @pytest.mark.parametrize(("cls", "threads"), [(Keeper, 1), (Keeper, 3), (LoopKeeper, 1)])
-async def test_an_idle_worker_lets_go_promptly(here: Node, cls: Any, threads: int) -> None:
+async def test_an_idle_worker_lets_go_promptly(here: Node, tmp_path: Any, cls: Any, threads: int) -> None:
     actor = actorfw.remote(executor="process", max_concurrency=threads)(cls).remote()
     await actor.keep.remote(numbers())
-    # Long enough for everything in the process to have gone to sleep.
-    await actor.drop_later.remote(2.5)
-    await asyncio.sleep(2.0)
+    await actor.drop_when.remote(str(tmp_path / "drop"))
+    await asyncio.sleep(2.0)  # until all of it that is actorfw's has gone to sleep: what is to be woken then
     assert here.store.used >= SIZE
-    await freed(here, 0.5 + PROMPTLY)
+    (tmp_path / "drop").touch()
+    await freed(here, PROMPTLY)
     await actorfw.stop(actor)
 
 
@@ -384,12 +388,14 @@ async def test_what_a_busy_worker_drops_goes_at_once(here: Node, tmp_path: Any) 
         assert len(array)
         del array
         refs.clear()
-        while not os.path.exists(path):
+        Path(path, "dropped").touch()
+        while not os.path.exists(os.path.join(path, "end")):
             time.sleep(0.01)
 
     ref = actorfw.put(numbers())
-    running = busy.remote([ref], str(tmp_path / "end"))
-    await asyncio.sleep(0.3)
+    running = busy.remote([ref], str(tmp_path))
+    while not (tmp_path / "dropped").exists():
+        await asyncio.sleep(0.01)
     del ref
     gc.collect()
     # The task's own arguments are held by its submitter until it has ended; the worker's view of them is not.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.handles import ActorHandle, Interfaces
+from actorfw.runtime.held import rename_held
 from actorfw.runtime.lines import hint, line_of
 from actorfw.runtime.refs import FreeGrip, Grip, ObjectRef
 from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids
@@ -144,18 +145,7 @@ class WorkerObjects:
     def reborn(self, renaming: Renaming) -> None:
         """The node has a new life. Under the lock."""
         self._lives.append(renaming)
-        for id, grip in [*self._grips.items()]:
-            del self._grips[id]
-            grip.id = renaming.id(id)
-            self._grips[grip.id] = grip
-        for id, ref in [*self._refs.items()]:
-            del self._refs[id]
-            ref._owner = renaming.life(id[0])
-            self._refs[ref._owner, id[1]] = ref
-        for id, handle in [*self._handles.items()]:
-            del self._handles[id]
-            handle._guardian = renaming.life(id[0])
-            self._handles[handle._guardian, id[1]] = handle
+        rename_held(renaming, self._grips, self._refs, self._handles)
         self._deps = {renaming.id(id): dep for id, dep in self._deps.items()}
         self._asked = {renaming.id(id): flags for id, flags in self._asked.items()}
         self.on_ready = {renaming.id(id): fns for id, fns in self.on_ready.items()}
