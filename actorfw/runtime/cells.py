@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.holds import Holder
 from actorfw.core.windows import Mailbox
-from actorfw.runtime.context import CallContext
+from actorfw.runtime.context import CallContext, overdue
 from actorfw.runtime.definitions import MethodInfo, Recipe
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.routes import ActorCall
@@ -474,11 +474,9 @@ class Cell(Mailbox):
 
     def too_late(self, call: ActorCall, error: BaseException) -> bool:
         """Whether a call ended because its own deadline has passed, which its own calls inherited; answered then."""
-        if not isinstance(error, DeadlineExceededError):
+        late = overdue(f"call {call.method}", error, call.deadline, self.node.env.time())
+        if late is None:
             return False
-        if call.deadline is None or call.deadline > self.node.env.time():
-            return False
-        late = DeadlineExceededError(f"call {call.method} did not end within its timeout", ran=None)
         self.answer(call, m.ERROR, self.out(late))
         return True
 
@@ -512,7 +510,6 @@ class CellContext(CallContext):
     __slots__ = ("_call", "cell")
 
     # One is made for each call, so it only notes where to look. These never differ:
-    attempt = 1
     key = ""
     number = 0
 
@@ -524,6 +521,10 @@ class CellContext(CallContext):
     def running(self) -> ActorCall | None:
         """The call that runs; None in `__init__` and the hooks."""
         return self._call
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        return self._call.attempt if self._call is not None else 0
 
     @property
     def deadline(self) -> float | None:  # type: ignore[override]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.values.errors import DeadlineExceededError
 from actorfw.values.ids import RefId, text_id
 
 if TYPE_CHECKING:
     from actorfw.runtime.handles import ActorHandle
 
-__all__ = ["CallContext", "milliseconds", "running_call"]
+__all__ = ["CallContext", "milliseconds", "overdue", "running_call"]
+
+# A loop that counts in milliseconds, as uvloop does, calls a timer up to one of them before it is due.
+_EARLY: Final = 0.002
 
 
 def milliseconds(left: float) -> int:
@@ -22,6 +26,16 @@ def milliseconds(left: float) -> int:
     return max(1, math.ceil(left * 1000))
 
 
+def overdue(name: str, error: BaseException, deadline: float | None, now: float) -> DeadlineExceededError | None:
+    """What to answer instead, if a call ended because its own deadline has passed, which its own calls inherited.
+
+    Both ends race for it, and are to say the same.
+    """
+    if not isinstance(error, DeadlineExceededError) or deadline is None or deadline - now > _EARLY:
+        return None
+    return DeadlineExceededError(f"{name} did not end within its timeout", ran=None)
+
+
 class CallContext:
     """One running task or method call.
 
@@ -29,7 +43,7 @@ class CallContext:
         node_id: id of the node that runs it, 16 hexadecimal digits.
         task_id: id of the call (the same as its ref's `id`), or "" outside any.
         actor_id: id of the actor whose method runs, or "".
-        attempt: 1 for the first run of a task, 2 for its first retry, and so on.
+        attempt: 1 for the first run of a task or call, 2 for its first retry, and so on; 0 outside any.
         deadline: point on this process's monotonic clock when the call expires, or None.
         gpus: indices of the devices that were given to it.
         handle: the running actor's own handle, or None; annotate what you keep it in with the class.

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.credit import first_of, more
-from actorfw.runtime.context import CallContext, running_call
+from actorfw.runtime.context import CallContext, overdue, running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR, GENERATOR, Recipe
 from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.refs import FAILED, READY, ObjectRef
@@ -495,8 +495,9 @@ class ExecutionService:
         if isinstance(error, Unsendable):
             self.refused(exe, error.cause)
             return
-        where = f"{exe.name} on {self.node.name}"
-        self.answer(exe, m.ERROR, pack_error(self.node.codec, error, where=where, infrastructure=False))
+        node, late = self.node, overdue(f"task {exe.name}", error, exe.deadline, self.node.env.time())
+        out = pack_error(node.codec, late or error, where=f"{exe.name} on {node.name}", infrastructure=late is not None)
+        self.answer(exe, m.ERROR, out)
 
     def answer(self, exe: Execution, state: int, out: Any) -> None:
         """The final answer of an execution, once."""

@@ -353,7 +353,8 @@ class Guest:
             if isinstance(error, asyncio.CancelledError) and no in self._cancelled:
                 self.answers.raised(no, f"task {name}", Interrupted(), stage)
             else:
-                self.answers.raised(no, name, error, stage)
+                late = isinstance(error, DeadlineExceededError)
+                self.answers.raised(no, f"task {name}" if late else name, error, stage, deadline)
         waiting = {message[1] for message in self._inbox}
         self._early = {no: items for no, items in self._early.items() if no in waiting}
 

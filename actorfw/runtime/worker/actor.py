@@ -51,6 +51,7 @@ class Call:
 
     __slots__ = (
         "args",
+        "attempt",
         "cancelling",
         "context",
         "credit",
@@ -74,11 +75,12 @@ class Call:
     )
 
     def __init__(self, actor: Actor, message: list[Any]) -> None:
-        _, no, _life, _number, _incarnation, method, args, deps, deadline, credit, parts, origin, *_ = message
+        _, no, _life, _number, _incarnation, method, args, deps, deadline, credit, parts, origin, attempt, *_ = message
         self.no: int = no
         self.method: str = method
         self.name = f"{actor.name}.{method}"
         self.args: Any = args
+        self.attempt: int = attempt or 1  # a tell has one only
         self.kwargs: dict[str, Any] = {}
         self.deps: list[Any] | None = deps
         self.held: list[Any] | None = None  # their refs
@@ -228,7 +230,7 @@ class Actor:
             node_id=self.worker.node_id,
             call=(call.origin[0], call.origin[1]),
             actor_id=text_id(self.id),
-            attempt=1,
+            attempt=call.attempt,
             deadline=call.deadline,
             gpus=self.gpus,
             handle=self.handle(),
@@ -321,12 +323,8 @@ class Actor:
         if isinstance(error, ActorExit):
             died = ActorDiedError(f"actor {self.name} exited in {call.method}", reason="exited", ran=True)
             self.worker.answers.failed(call.no, died)
-        elif isinstance(error, DeadlineExceededError) and call.deadline is not None and call.deadline <= monotonic():
-            # What it waited for had the same deadline: it is this call's own that has passed.
-            late = DeadlineExceededError(f"{call.name} did not end within its timeout", ran=None)
-            self.worker.answers.failed(call.no, late)
         else:
-            self.worker.answers.raised(call.no, call.name, error, stage)
+            self.worker.answers.raised(call.no, call.name, error, stage, call.deadline)
 
     def cancelled(self, call: Call) -> None:
         """It was cancelled."""

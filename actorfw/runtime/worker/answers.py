@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core import credit
 from actorfw.core.credit import Allowance
+from actorfw.runtime.context import overdue
 from actorfw.runtime.driving import Unsendable, pack_item
 from actorfw.runtime.exits import Interrupted
 from actorfw.runtime.refs import ObjectRef
@@ -107,7 +108,7 @@ class Answers:
         with self._lock:
             credit.sent(size_of(out))
 
-    def raised(self, no: int, name: str, error: BaseException, stage: int) -> None:
+    def raised(self, no: int, name: str, error: BaseException, stage: int, deadline: float | None = None) -> None:
         """A call ended with an exception, the user's or ours."""
         if isinstance(error, Unsendable):
             error, stage = error.cause, PACKING
@@ -115,6 +116,8 @@ class Answers:
             self.failed(no, TaskCancelledError(f"{name} was cancelled while it ran"))
         elif isinstance(error, ArgumentError):
             self._outbox.append((RESULT, no, ERROR, error.out, None))
+        elif (late := overdue(name, error, deadline, self._worker.time())) is not None and stage == RUNNING:
+            self.failed(no, late)
         elif isinstance(error, ActorFwError) and stage != RUNNING:
             if isinstance(error, (SerializationError, ObjectStoreFullError)):
                 error.ran = stage == PACKING

@@ -16,6 +16,7 @@ import sys
 from asyncio import events
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actorfw.core.renaming import Renaming
@@ -98,6 +99,8 @@ class Worker:
         marks: where it notes what it starts (`runtime.marks`), if its node has given it such a place.
         shared: the shared memory of its node.
     """
+
+    time = staticmethod(monotonic)
 
     def __init__(
         self,

@@ -185,7 +185,9 @@ class Tasks:
 
     def _ended_with(self, no: int, name: str, error: BaseException, stage: int) -> None:
         self._worker.finish_lines()
-        self._answers.raised(no, f"task {name}" if isinstance(error, Interrupted) else name, error, stage)
+        deadline = None if self.current is None else self.current[5]
+        ours = isinstance(error, (Interrupted, DeadlineExceededError))
+        self._answers.raised(no, f"task {name}" if ours else name, error, stage, deadline)
 
     def _load(self, hashed: bytes) -> tuple[str, Callable[..., Any], str, str | None]:
         recipe = Recipe.from_blob(self._worker.codes.get(hashed))
