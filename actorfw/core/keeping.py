@@ -82,6 +82,8 @@ class Keeper:
             self._reply(ask, *_found(old))
         elif ask.op == "hold":
             self._serve_hold(shard, token, key, ask)
+        elif ask.op == "claim":
+            self._serve_claim(shard, token, key, ask)
         elif ask.op == "let_go":
             self._let_go(shard, token, key, (bytes(ask.payload[0]), ask.payload[1]), ask.payload[2])
             self._reply(ask, True, None)
@@ -114,6 +116,18 @@ class Keeper:
         else:
             self._enter(shard, token, key, entry, old, ask)
 
+    def _serve_claim(self, shard: int, token: Token, key: Key, ask: Ask) -> None:
+        """Somebody holds this name, or did when it asked. Contested, of two actors the older one stays."""
+        fields, contested = ask.payload
+        entry, old = Entry.of(fields), token.table.get(key)
+        if old is None or old.ended or contested or old.is_same(entry):
+            if old is not None and old.ended and not old.is_same(entry):
+                self._make_room(shard, token, key, old)
+            self.shards.merge(token.table, [(*key, fields)])
+            self._reply(ask, True, None)
+        else:
+            self._reply(ask, False, tuple(old))
+
     def _enter_alias(self, shard: int, token: Token, entry: Entry, old: Entry) -> None:
         """Its handle may be on its way to others already, and lead them here."""
         key = (ALIASES, entry.life.hex())
@@ -128,9 +142,7 @@ class Keeper:
 
     def _enter(self, shard: int, token: Token, key: Key, entry: Entry, old: Entry | None, ask: Ask) -> None:
         if old is not None and old.ended and not old.is_same(entry):
-            self._set_aside(shard, token, old)
-            token.holds.pop(key, None)
-            self.shards.copies.changed(shard, token.version, key)
+            self._make_room(shard, token, key, old)
         if entry.record is None:
             token.table[key] = entry
             self._send(ask.origin, ("grant", ask.request, ask.attempt, token.version, *key, tuple(entry)))
@@ -141,6 +153,11 @@ class Keeper:
                 self._tell(("guard", key, entry))
             answer = (tuple(entry), True)
             self.shards.copies.when_safe(shard, lambda: self._reply(ask, True, answer))
+
+    def _make_room(self, shard: int, token: Token, key: Key, ended: Entry) -> None:
+        self._set_aside(shard, token, ended)
+        token.holds.pop(key, None)
+        self.shards.copies.changed(shard, token.version, key)
 
     def _set_aside(self, shard: int, token: Token, ended: Entry) -> None:
         """A name is free for another actor. A copy of the request that made this one may still be on its way."""

@@ -5,6 +5,9 @@ guardian. A request goes to the keeper over whoever knows better where that is. 
 on its way, is therefore sent again, and so may be served twice; it says which actor it is for, so that the second time
 changes nothing. An entry goes when its guardian takes it out or dies.
 
+A keeper may not know of a name that is held: its token may have been minted by members that had buried the guardian,
+and come here with their new lives. So a guardian claims its names from whoever becomes their keeper.
+
 A detached actor has no guardian but the keeper of its shard, whoever that is. Its entry says all that the next keeper
 must know (`core.entries.Record`), and is at the two nodes next in order before it counts (`core.copies`). An entry
 whose actor has ended stays for a minute, so that what comes late hears how. What is for the guardian of a detached
@@ -23,7 +26,7 @@ from dataclasses import field
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from actorfw.core.copies import HANDLERS as COPY_HANDLERS
-from actorfw.core.entries import HIDDEN, Entry, Key, Record, Table, rows_of, shard_of
+from actorfw.core.entries import HIDDEN, Entry, Key, Record, Table, prevails, rows_of, shard_of
 from actorfw.core.keeping import Ask, Keeper
 from actorfw.core.shards import HANDLERS, SHARDS, Shards
 from actorfw.values.data import Data
@@ -43,7 +46,7 @@ _NO_QUORUM: Final = 2.0  # seconds without a majority of voters after which requ
 _LEASES: Final = 4  # spans of a lease after which they fail although there is a majority
 _LIST_LIMIT: Final = 5.0  # longer than a recovery takes: a list is a view, not worth waiting for beyond that
 
-Operation: TypeAlias = Literal["create", "lookup", "remove", "list", "guard", "hold", "let_go"]
+Operation: TypeAlias = Literal["create", "lookup", "remove", "list", "guard", "hold", "let_go", "claim"]
 Instruction: TypeAlias = tuple[Any, ...]
 """What the caller is to do, one of:
 
@@ -109,6 +112,7 @@ class Names:
         self._mine: dict[int, Table] = {}  # what actors of this node hold, by shard
         self._pending: dict[int, _Pending] = {}
         self._listings: dict[int, _Listing] = {}
+        self._claims: dict[Key, int] = {}  # requests under way, by what they claim
         self._own_requests = 0
         self._waiting: dict[int, dict[tuple[Life, int], tuple[float, Ask]]] = {}  # for a token, by shard
         self._keeper = Keeper(self._tell, self._send, self._wait, self._route_waiting, ttl)
@@ -118,7 +122,7 @@ class Names:
             send=self._send,
             promising=self._promising,
             promise_ended=self._promise_ended,
-            keeper_changed=self._route_waiting,
+            keeper_changed=self._keeper_changed,
             kept=self._keeper.shard_kept,
             passing=self._keeper.shard_passing,
             conflict=self._keeper.conflict,
@@ -405,11 +409,26 @@ class Names:
 
     def _dispatch(self, request: int) -> None:
         pending = self._pending[request]
-        if pending.op == "create" and self._shards.is_promised(pending.shard):
-            return  # no grant may be accepted now; it is sent when the promise ends
+        if pending.op in ("create", "claim") and self._shards.is_promised(pending.shard):
+            return  # no grant may be accepted now, and names are told already; it is sent when the promise ends
         pending.sent = self._now
         ask = Ask(self.life, request, pending.attempt, pending.op, pending.namespace, pending.name, pending.payload)
         self._route(ask, 0, None)
+
+    def _keeper_changed(self, shard: int) -> None:
+        self._route_waiting(shard)
+        self._claim(shard)
+
+    def _claim(self, shard: int) -> None:
+        """See that the keeper of a shard knows what actors of this node hold in it."""
+        for key, entry in self._mine.get(shard, {}).items():
+            request = self._claims.get(key)
+            if request is None:
+                self._own_requests -= 1
+                self._claims[key] = self._own_requests
+                self._begin(self._own_requests, "claim", *key, (tuple(entry), False))
+            else:
+                self._dispatch(request)
 
     def _remove_ghost(self, namespace: str, name: str, entry: Entry) -> None:
         """Take out an entry that a late copy of a create made after the actor no longer wanted the name."""
@@ -449,6 +468,7 @@ class Names:
         for request, pending in list(self._pending.items()):
             if pending.shard == shard:
                 self._dispatch(request)
+        self._claim(shard)
 
     def _on_conflict(self, _peer: Life, namespace: str, name: str, lost: Any, kept: Any) -> None:
         entry = Entry.of(lost)
@@ -487,8 +507,29 @@ class Names:
                 answer = (entry, False) if ok else ("exists", entry)
         elif pending.op == "lookup" and ok:
             answer = Entry.of(answer)
+        elif pending.op == "claim" and not self._claimed(request, pending, None if ok else Entry.of(answer)):
+            return
         del self._pending[request]
         self._answer(request, ok, answer)
+
+    def _claimed(self, request: int, pending: _Pending, other: Entry | None) -> bool:
+        """The keeper knows of this node's actor now, or of another. Whether no more is to be asked."""
+        key, entry = (pending.namespace, pending.name), Entry.of(pending.payload[0])
+        held = self._mine.get(pending.shard, {}).get(key)
+        holds = held is not None and held.is_same(entry)
+        if other is not None and holds and prevails(entry, other):
+            # Only now: a first claim may be late, and the other actor have the name by right.
+            pending.payload = (pending.payload[0], True)
+            pending.attempt += 1
+            self._dispatch(request)
+            return False
+        del self._claims[key]
+        if other is None and not holds:
+            self._remove_ghost(*key, entry)  # given back meanwhile, and that may have come to the keeper first
+        elif other is not None and holds:
+            self._forget_mine(*key, entry.id)
+            self._out.append(("conflict", *key, entry, other))
+        return True
 
     # -- lists ---------------------------------------------------------------------------------------------------------
 

@@ -315,7 +315,7 @@ class Shards:
         token = Token(version, {}, copies, unsettled)
         for namespace, name, id, incarnation in held:
             token.holds[namespace, name] = Hold((bytes(id[0]), id[1]), incarnation, runs=True)
-        self._merge(token.table, rows)
+        self.merge(token.table, rows)
         self._versions[shard] = max(version, self._versions.get(shard, 0))
         promised = self._promised.get(shard)
         if promised is None:
@@ -333,7 +333,7 @@ class Shards:
         present = self.tokens.get(shard)
         if present is not None:
             # Two tokens exist only after a living member was buried, or where clusters met.
-            self._merge(token.table, rows_of(present.table))
+            self.merge(token.table, rows_of(present.table))
             token.version = max(token.version, present.version) + 1
             token.holds = {}
             token.copies = sorted({*token.copies, *self.copies.passed(shard, 0, {}, present.copies)})
@@ -367,7 +367,7 @@ class Shards:
             if self._ttl is not None:
                 token.freed[key] = self.now + self._ttl
 
-    def _merge(self, table: Table, rows: Iterable[Any]) -> None:
+    def merge(self, table: Table, rows: Iterable[Any]) -> None:
         """Enter rows. Of two actors under one name the older one stays."""
         for namespace, name, fields in rows:
             key, entry = (namespace, name), Entry.of(fields)
@@ -466,8 +466,8 @@ class Shards:
             return
         del self._recoveries[shard]
         token = Token(recovery.version + _MINT_STEP, {}, recovery.copiers, unsettled=True)
-        self._merge(token.table, recovery.copy[2] if recovery.copy is not None else ())
-        self._merge(token.table, recovery.rows)
+        self.merge(token.table, recovery.copy[2] if recovery.copy is not None else ())
+        self.merge(token.table, recovery.rows)
         self._release(shard, recovery, token.version)
         self._activate(shard, token)
 

@@ -451,6 +451,86 @@ def test_where_two_tokens_meet_the_older_actor_stays_and_the_other_is_told() -> 
     assert names.granted == {}
 
 
+# -- a keeper that does not know of a name that is held ----------------------------------------------------------------
+
+
+def holder(created: float = 0.0) -> tuple[Names, str, Entry]:
+    """A, with a name of a shard that B keeps and C should keep once it is there."""
+    name, held = name_in(shard_ranked(C, B, A)), entry(A, created=created)
+    names = member(A, B)
+    names.request(1, "create", "", name, (held, False), 0.0)
+    names.message(B, ("grant", 1, 1, 0, "", name, held), 0.0)
+    return names, name, held
+
+
+def claims(instructions: list[Any]) -> list[tuple[bytes, Any]]:
+    return [(to, message) for to, message in sent(instructions, "ask") if message[4] == "claim"]
+
+
+def test_a_guardian_claims_its_names_from_whoever_becomes_their_keeper() -> None:
+    names, name, held = holder()
+    ((to, ask),) = claims(names.view((A, B, C), 1.0))
+    assert (to, ask[4:8]) == (C, ("claim", "", name, (tuple(held), False)))
+    assert claims(names.tick(3.0)) == [(C, ask)]  # until it is answered
+    names.message(C, ("reply", ask[2], ask[3], True, None), 3.1)
+    assert claims(names.tick(6.0)) == []
+    assert names.granted == {("", name): held}
+
+
+def test_a_claim_is_made_when_a_recovery_is_given_up() -> None:
+    """The names that came with the promise are lost with it."""
+    names, name, held = holder()
+    shard = shard_ranked(C, B, A)
+    names.message(B, ("recover", shard, 7, b""), 1.0)
+    ((_, ask),) = claims(names.message(B, ("release", shard, 7, 0), 1.1))
+    assert ask[6:8] == (name, (tuple(held), False))
+
+
+def test_a_keeper_enters_what_is_claimed() -> None:
+    keeper = founder(C)
+    name, held = name_in(0), entry(A)
+    ask = ("ask", A, -1, 1, "claim", "", name, (tuple(held), False), 1)
+    for _ in range(2):  # a copy changes nothing
+        assert sent(keeper.message(A, ask, 1.0)) == [(A, ("reply", -1, 1, True, None))]
+        assert keeper.kept == {("", name): held}
+
+
+def test_a_claim_that_comes_after_the_name_was_given_back_leaves_nothing() -> None:
+    names, name, held = holder()
+    ((_, ask),) = claims(names.view((A, B, C), 1.0))
+    names.request(2, "remove", "", name, held.id, 1.1)
+    answered = sent(names.message(C, ("reply", ask[2], ask[3], True, None), 1.2), "ask")
+    assert [message[4:8] for _, message in answered] == [("remove", "", name, held.id)]
+
+
+def test_of_two_holders_the_older_one_keeps_the_name() -> None:
+    cluster = Cluster(A, C)
+    name = name_in(shard_ranked(C, A))
+    key = ("", name)
+    younger = entry(C, created=2.0)
+    cluster.do(C, "request", 1, "create", "", name, (younger, False), 2.0)
+    older = entry(A, created=1.0)
+    cluster.machines[A].adopt("", name, older)
+    out = cluster.do(C, "message", A, ("ask", A, -1, 1, "claim", "", name, (tuple(older), False), 1), 3.0)
+    assert out == []  # a claim may be late: alone it takes a name from nobody
+    assert cluster.machines[C].kept[key] == younger
+    assert cluster.do(A, "dead", B, 3.0) == []
+    shard = shard_ranked(C, A)
+    cluster.do(A, "message", C, ("recover", shard, 9, b""), 3.0)
+    out = cluster.do(A, "message", C, ("release", shard, 9, 0), 3.0)
+    assert out == [(C, ("conflict", "", name, younger, older))]
+    assert cluster.machines[C].kept[key] == older
+
+
+def test_a_younger_holder_gives_in() -> None:
+    names, name, held = holder(created=5.0)
+    ((_, ask),) = claims(names.view((A, B, C), 6.0))
+    other = entry(D, created=1.0)
+    out = names.message(C, ("reply", ask[2], ask[3], False, tuple(other)), 6.1)
+    assert out == [("conflict", "", name, held, other)]
+    assert names.granted == {}
+
+
 @pytest.mark.parametrize("message", [(), ("what",), (["list"],), (1, 2)])
 def test_what_is_no_message_about_names_is_refused(message: Any) -> None:
     with pytest.raises(ProtocolError, match="no message about names"):
