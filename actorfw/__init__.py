@@ -72,7 +72,9 @@ from actorfw.errors import (
 from actorfw.runtime.context import CallContext
 from actorfw.runtime.refs import ObjectRef, Reply
 from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow, ObjectRow
+from actorfw.runtime.runtimeenv import RuntimeEnv
 from actorfw.runtime.streams import Stream
+from actorfw.values import __version__ as __version__
 from actorfw.values.config import Config
 from actorfw.values.events import (
     ActorEnded,
@@ -93,8 +95,7 @@ from actorfw.values.events import (
     TellFailed,
 )
 from actorfw.values.scheduling import Bundle, Labels, NodeAffinity, PlacementGroup
-
-__version__ = "0.1.0"
+from actorfw.values.tls import TLS
 
 __all__ = [
     # a node's life
@@ -102,6 +103,7 @@ __all__ = [
     "LocalCluster",
     "Node",
     "NodeContext",
+    "TLS",
     "init",
     "run",
     "shutdown",
@@ -110,6 +112,7 @@ __all__ = [
     "Labels",
     "NodeAffinity",
     "PlacementGroup",
+    "RuntimeEnv",
     "Stream",
     "arg",
     "remote",

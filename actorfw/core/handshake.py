@@ -2,7 +2,7 @@
 
 Pure: packets in, packets out. Timeouts and connections are `runtime.links`' affair, which link wins `core.session`'s.
 
-    dialler   HELLO      protocol, Python, cluster, features, life, nonce, ids of the secrets it knows
+    dialler   HELLO      protocol, Python, cluster, features, life, nonce, ids of the secrets it knows, mark, address
     acceptor  CHALLENGE  the same of its own, id of the secret it chose, tag over both
     dialler   PROOF      tag over both and over: epoch, seen, side, info
     acceptor  WELCOME    tag over all that and over: seen, info
@@ -12,6 +12,14 @@ writer's role, so none can be reflected. A secret's id is a hash over it and the
 nothing about other handshakes; several secrets may be accepted, which is how they are rotated without a pause. Before
 a tag is checked only fixed, small fields of the other side are looked at, to refuse it with a reason. From the secret
 and everything that was said, each direction gets a key of its own for the frames' seals.
+
+Who passes everything on unchanged can't be noticed by that alone, and where frames have no seal it could then add its
+own. Hence the *mark*: what both ends of one connection see alike, and the two connections of somebody in between do
+not. The addresses of a connection that stays on this machine are one: if the two sides see different ones, their frames
+are sealed. So is what a TLS connection has agreed on: if that differs, the dialler is refused.
+
+HELLO also says which address was dialled; a bit of the answer says whether that is the acceptor's own (HERE). Only then
+does another life than expected prove anything: else a connection led elsewhere would be enough to bury somebody.
 
 The packets are msgpack, never pickle. HELLO's first field after the kind is the protocol's version in all versions.
 """
@@ -27,36 +35,69 @@ from typing import Any, Final, Literal, TypeAlias
 import msgpack
 
 from actorfw.values.data import Data
-from actorfw.values.errors import ActorFwError, AuthenticationError, ProtocolError, VersionMismatchError
+from actorfw.values.errors import (
+    ActorFwError,
+    AuthenticationError,
+    PeerUnreachableError,
+    ProtocolError,
+    VersionMismatchError,
+)
 from actorfw.values.ids import LIFE_BYTES
 
 __all__ = [
     "HANDSHAKE_SECONDS",
+    "HELLO_BYTES",
+    "HELLO_SECONDS",
+    "INFO_BYTES",
+    "NEEDS_TLS",
     "NONCE_BYTES",
+    "NO_TLS",
+    "PROOF_BYTES",
     "PROTOCOL_VERSION",
     "Accepting",
     "Dialling",
     "Offer",
     "PacketReader",
+    "PacketTooLargeError",
     "Proof",
     "RefusalCode",
     "Refused",
+    "Secret",
+    "SpeaksTlsError",
     "Welcomed",
+    "plain_refusal",
 ]
 
 PROTOCOL_VERSION: Final = 1
 NONCE_BYTES: Final = 32
 HANDSHAKE_SECONDS: Final = 10.0
 """A connection that has not finished its handshake after this long is closed."""
+HELLO_SECONDS: Final = 3.0
+"""And one whose first packet is not complete after this long. Who belongs here writes it as soon as it can."""
+HELLO_BYTES: Final = 4 * 1024
+"""Of a packet, while the other side has shown nothing at all."""
+PROOF_BYTES: Final = 64 * 1024
+"""Of a dialler's proof: what it says of itself. Its hello may have been overheard and be repeated by a stranger."""
+INFO_BYTES: Final = 1024 * 1024
+"""Of an acceptor's welcome, who is authenticated then."""
 
 SEALS: Final = 1
 """Feature bit: every frame carries a seal. On when either side wants it."""
+TLS: Final = 2
+"""Feature bit: for this side the connection is TLS. The acceptor refuses a dialler who says otherwise than itself."""
+HERE: Final = 4
+"""Feature bit of the challenge: the address that was dialled is the acceptor's own."""
 
 _MAGIC: Final = b"afw:"
 _PACKET: Final = Struct("<4sI")
-_SMALL: Final = 4 * 1024  # before the other side is authenticated
-_LARGE: Final = 1024 * 1024  # after: `info` may list a cluster's members
 _MAX_SECRETS: Final = 8
+
+NEEDS_TLS: Final = (
+    "links are TLS here: give tls= (or ACTORFW_TLS_CERTIFICATE, ACTORFW_TLS_KEY and ACTORFW_TLS_AUTHORITY), with a"
+    " certificate of the same authority"
+)
+NO_TLS: Final = "links are not TLS here: leave tls= out, or give it to every node of the cluster"
+_CUT_TLS: Final = "the TLS connection ends between the two nodes: somebody reads along"
 
 _HELLO: Final = 1
 _CHALLENGE: Final = 2
@@ -64,14 +105,41 @@ _PROOF: Final = 3
 _WELCOME: Final = 4
 _REFUSAL: Final = 5
 
-Early: TypeAlias = Literal["protocol", "python", "cluster", "secret"]
+Early: TypeAlias = Literal["protocol", "python", "cluster", "secret", "tls", "full"]
 RefusalCode: TypeAlias = Early | Literal["epoch", "closing", "self", "dead", "reborn", "later", "over", "left"]
 """The last five are about lives that are over for the other side: the refused side is to be reborn; the refusing side
 is; they will see when they meet again; the refused life has had a successor; it has left."""
 
 
+class Secret(bytes):
+    """A secret, or a key made of one: bytes that show in no repr, log or traceback, and that can't be pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("a secret can't be pickled: it stays in its process")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+
+class SpeaksTlsError(ProtocolError):
+    """What came is the beginning of TLS, which is not spoken here."""
+
+
 class Offer(Data):
-    """Who one side is, as far as it may be told to anybody.
+    """Who one side is, as far as it may be told to anybody, and what it sees of the connection.
 
     Args:
         life: 16 bytes.
@@ -79,6 +147,9 @@ class Offer(Data):
         python: minor version, such as "3.11": pickles of one are not promised to load in another.
         protocol: version of what is spoken on the link.
         seal: whether this side wants its frames sealed: the link leaves the machine.
+        tls: whether the connection is TLS, as this side sees it.
+        mark: what only the two ends of this very connection see alike; b"" if there is nothing.
+        address: which the dialler has dialled; the acceptor's own.
     """
 
     life: bytes
@@ -86,9 +157,13 @@ class Offer(Data):
     python: str
     protocol: int = PROTOCOL_VERSION
     seal: bool = False
+    tls: bool = False
+    mark: bytes = b""
+    address: str = ""
 
-    def fields(self, nonce: bytes) -> list[Any]:
-        return [self.protocol, self.python, self.cluster, SEALS if self.seal else 0, self.life, nonce]
+    def fields(self, nonce: bytes, features: int = 0) -> list[Any]:
+        features |= (SEALS if self.seal else 0) | (TLS if self.tls else 0)
+        return [self.protocol, self.python, self.cluster, features, self.life, nonce]
 
 
 class Proof(Data):
@@ -135,9 +210,31 @@ class _Secrets(Data, frozen=False):
             digest.update(len(part).to_bytes(8, "little") + part)
         return digest.digest()
 
+    def choose(self, nonce: bytes, ids: list[Any]) -> bool:
+        """Take the first of the secrets that these ids, made with this nonce, stand for; False if there is none.
+
+        Nothing here raises, so that no traceback holds what is looked at.
+        """
+        known = {_secret_id(secret, nonce): secret for secret in self.accepted}
+        self.chosen = next((known[wanted] for wanted in ids if type(wanted) is bytes and wanted in known), b"")
+        return bool(self.chosen)
+
     def heard(self, packet: bytes) -> None:
         """Chain a packet into the transcript, which stays 32 bytes long."""
         self.said = sha256(self.said + packet).digest()
+
+
+class PacketTooLargeError(ProtocolError):
+    """A packet of the handshake is above its limit.
+
+    Args:
+        size: bytes that it says to have.
+        limit: bytes that it may have.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a packet of {size} bytes in the handshake is above the limit of {limit}")
+        self.limit = limit
 
 
 class PacketReader:
@@ -147,7 +244,7 @@ class PacketReader:
 
     def __init__(self) -> None:
         self.rest = b""
-        self.limit = _SMALL
+        self.limit = HELLO_BYTES
 
     def feed(self, data: bytes) -> bytes | None:
         """Take more bytes; return the next packet if it is complete. Call again with b"" for the one after it.
@@ -157,12 +254,14 @@ class PacketReader:
         """
         self.rest = rest = self.rest + data
         if not rest.startswith(_MAGIC[: len(rest)]):
+            if rest.startswith(b"\x16\x03"):
+                raise SpeaksTlsError("it speaks TLS, which this node was started without (tls=)")
             raise ProtocolError("what came is not a handshake of actorfw")
         if len(rest) < _PACKET.size:
             return None
         length = _PACKET.unpack_from(rest)[1]
         if length > self.limit:
-            raise ProtocolError(f"a packet of {length} bytes in the handshake is above the limit of {self.limit}")
+            raise PacketTooLargeError(length, self.limit)
         end = _PACKET.size + length
         if len(rest) < end:
             return None
@@ -195,16 +294,26 @@ def _secret_id(secret: bytes, nonce: bytes) -> bytes:
     return blake2b(nonce, digest_size=8, key=sha256(secret).digest()).digest()
 
 
-def _key(secrets: _Secrets, direction: bytes) -> bytes:
-    return secrets.tag(b"key " + direction)
+def _key(secrets: _Secrets, direction: bytes) -> Secret:
+    return Secret(secrets.tag(b"key " + direction))
 
 
-def _mismatch(mine: Offer, protocol: object, python: object, cluster: object) -> tuple[RefusalCode, str] | None:
+def _plain(text: object, limit: int) -> str:
+    """What an unknown side says, fit for a terminal and a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
+
+
+def plain_refusal(code: Early, text: str) -> bytes:
+    """The packet that refuses whoever has not proven itself, nor been proven anything."""
+    return _write([_REFUSAL, code, text, 0, b""])
+
+
+def _mismatch(mine: Offer, protocol: object, python: object, cluster: object) -> tuple[Early, str] | None:
     """The first thing that keeps two sides apart, as (code, what the other side has and what is needed)."""
     if protocol != mine.protocol:
-        return "protocol", f"protocol version {mine.protocol} is spoken here, not {str(protocol)[:20]}"
+        return "protocol", f"protocol version {mine.protocol} is spoken here, not {_plain(protocol, 20)}"
     if python != mine.python:
-        return "python", f"Python {mine.python} runs here, not {str(python)[:20]}; a cluster has one minor version"
+        return "python", f"Python {mine.python} runs here, not {_plain(python, 20)}; a cluster has one minor version"
     if cluster != mine.cluster:
         return "cluster", f"this is cluster {mine.cluster!r}, not {str(cluster)[:80]!r}"
     return None
@@ -212,11 +321,13 @@ def _mismatch(mine: Offer, protocol: object, python: object, cluster: object) ->
 
 def refusal_error(code: str, text: str, where: str) -> ActorFwError:
     """The exception for a refusal that came before the other side proved itself."""
-    message = f"{where} refused: {text}"
+    message = f"{where} refused: {_plain(text, 500)}"
     if code in ("protocol", "python"):
         return VersionMismatchError(message)
-    if code == "secret":
+    if code in ("secret", "tls"):
         return AuthenticationError(message)
+    if code == "full":
+        return PeerUnreachableError(message)
     return ProtocolError(message)
 
 
@@ -231,6 +342,7 @@ class Dialling:
 
     Attributes:
         peer: the life that answered, once it is authenticated.
+        here: whether the address that was dialled is its own.
         write_key, read_key: of the frames' seals; empty when the link has none.
     """
 
@@ -241,6 +353,7 @@ class Dialling:
         self._where = where
         self._sealed = b""
         self.peer = b""
+        self.here = False
         self.sealing = offer.seal
         self.write_key = b""
         self.read_key = b""
@@ -248,7 +361,8 @@ class Dialling:
     def hello(self) -> bytes:
         """The first packet."""
         ids = [_secret_id(secret, self._nonce) for secret in self._secrets.accepted]
-        packet = _write([_HELLO, *self._offer.fields(self._nonce), ids])
+        offer = self._offer
+        packet = _write([_HELLO, *offer.fields(self._nonce), ids, offer.mark, offer.address])
         self._secrets.heard(packet[_PACKET.size :])
         return packet
 
@@ -263,7 +377,7 @@ class Dialling:
         fields = _read(packet)
         if fields[0] == _REFUSAL:
             _, code, text, _, _ = _shaped(fields, "the refusal", int, str, str, int, bytes)
-            raise refusal_error(code, text[:500], self._where)
+            raise refusal_error(code, text, self._where)
         _, inner, tag = _shaped(fields, "the challenge", int, bytes, bytes)
         if fields[0] != _CHALLENGE:
             raise ProtocolError(f"{self._where} answered packet {fields[0]} where a challenge should be")
@@ -274,12 +388,11 @@ class Dialling:
             raise refusal_error(problem[0], f"it answers, but {problem[1]}", self._where)
         if len(life) != LIFE_BYTES or len(nonce) != NONCE_BYTES:
             raise ProtocolError(f"{self._where} sent a challenge with fields of the wrong length")
-        for secret in self._secrets.accepted:
-            if hmac.compare_digest(_secret_id(secret, self._nonce), chosen):
-                self._secrets.chosen = secret
+        known = self._secrets.choose(self._nonce, [chosen])
         self._secrets.heard(inner)
-        if not self._secrets.chosen or not hmac.compare_digest(self._secrets.tag(b"acceptor"), tag):
+        if not known or not hmac.compare_digest(self._secrets.tag(b"acceptor"), tag):
             raise AuthenticationError(f"{self._where} does not know this cluster's secret")
+        self.here = bool(features & HERE)
         self.sealing = self._offer.seal or bool(features & SEALS)
         self.peer = bytes(life)
         return self.peer
@@ -360,24 +473,30 @@ class Accepting:
         if fields[0] != _HELLO or len(fields) < 2:
             raise ProtocolError(f"{self._where} began with packet {fields[0]} where a hello should be")
         if fields[1] == self._offer.protocol:  # else the shape of the rest is another version's
-            _shaped(fields, "the hello", int, int, str, str, int, bytes, bytes, list)
+            _shaped(fields, "the hello", int, int, str, str, int, bytes, bytes, list, bytes, str)
             problem = _mismatch(self._offer, *fields[1:4])
         else:
             problem = _mismatch(self._offer, fields[1], None, None)
         if problem is not None:
             code, text = problem
-            return self._early(code, text)
-        features, life, nonce, ids = fields[4:]
+            return self.turn_away(code, text)
+        features, life, nonce, ids, mark, address = fields[4:]
         if len(life) != LIFE_BYTES or len(nonce) != NONCE_BYTES or len(ids) > _MAX_SECRETS:
             raise ProtocolError(f"{self._where} sent a hello with fields of the wrong length")
-        known = {_secret_id(secret, nonce): secret for secret in self._secrets.accepted}
-        self._secrets.chosen = next((known[wanted] for wanted in ids if type(wanted) is bytes and wanted in known), b"")
-        if not self._secrets.chosen:
-            return self._early("secret", "the secrets differ: both sides need the same ACTORFW_SECRET (or secret=)")
+        offer = self._offer
+        same = hmac.compare_digest(mark, offer.mark)
+        if bool(features & TLS) != offer.tls:
+            return self.turn_away("tls", NEEDS_TLS if offer.tls else NO_TLS)
+        if offer.tls and not same:
+            return self.turn_away("tls", _CUT_TLS)
+        if not self._secrets.choose(nonce, ids):
+            return self.turn_away("secret", "the secrets differ: both sides need the same ACTORFW_SECRET (or secret=)")
         self.peer = life
-        self.sealing = self._offer.seal or bool(features & SEALS)
+        seals = 0 if same else SEALS
+        self.sealing = offer.seal or bool((features | seals) & SEALS)
         self._secrets.heard(packet)
-        inner = msgpack.packb([*self._offer.fields(self._nonce), _secret_id(self._secrets.chosen, nonce)])
+        here = HERE if address and address == offer.address else 0
+        inner = msgpack.packb([*offer.fields(self._nonce, seals | here), _secret_id(self._secrets.chosen, nonce)])
         self._secrets.heard(inner)
         return _write([_CHALLENGE, inner, self._secrets.tag(b"acceptor")]), None
 
@@ -413,6 +532,6 @@ class Accepting:
         """The packet that refuses an authenticated dialler."""
         return _write_refusal(self._secrets, b"refusal acceptor", code, text, epoch)
 
-    def _early(self, code: RefusalCode, text: str) -> tuple[bytes, ActorFwError]:
-        error = refusal_error(code, text, f"a dial from {self._where} was")
-        return _write([_REFUSAL, code, text, 0, b""]), error
+    def turn_away(self, code: Early, text: str) -> tuple[bytes, ActorFwError]:
+        """The packet that refuses a dialler who has proven nothing yet, and what to say of it here."""
+        return plain_refusal(code, text), refusal_error(code, text, f"a dial from {self._where} was")

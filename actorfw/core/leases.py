@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias, cast
 from actorfw.core.voters import TTL, Ballot, Value, majority_of
 from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
-from actorfw.values.ids import Life
+from actorfw.values.ids import Life, as_bytes
 
 __all__ = ["LEASE_SHARE", "Leases"]
 
@@ -154,7 +154,7 @@ class Leases:
         if current.seats or name not in self.voters:
             return
         promised = {row[0]: (_ballot(row[1]), _value(row[2])) for row in rows}
-        current.promises[name] = (born, bytes(life), promised)
+        current.promises[name] = (born, as_bytes(life), promised)
         for shard, counter, held in refused:
             self._counter = max(self._counter, counter)
             if held and shard in self._renew:
@@ -228,11 +228,11 @@ class Leases:
 
 
 def _ballot(fields: Any) -> Ballot:
-    return fields[0], bytes(fields[1])
+    return fields[0], as_bytes(fields[1])
 
 
 def _value(fields: Any) -> Value | None:
-    return None if fields is None else (fields[0], bytes(fields[1]), fields[2])
+    return None if fields is None else (fields[0], as_bytes(fields[1]), fields[2])
 
 
 _HANDLERS: Final = cast(

@@ -28,6 +28,7 @@ from typing import Final, TypeAlias, cast
 from actorfw.values.data import Data
 from actorfw.values.errors import UsageError
 from actorfw.values.ids import RefId
+from actorfw.values.names import RESOURCES, name_problem, shortened
 
 __all__ = ["PATIENCE", "UNIT", "Grant", "Ledger", "Shape", "Where"]
 
@@ -82,9 +83,13 @@ class Shape(Data):
         given = cast("object", {} if resources is None else resources)
         if not isinstance(given, Mapping):
             raise UsageError(f"resources is {given!r}; it must be a dict of names and amounts")
+        if len(cast("Mapping[object, object]", given)) > RESOURCES:
+            many = len(cast("Mapping[object, object]", given))
+            raise UsageError(f"resources has {many} names, and {RESOURCES} is the limit: give what is alike one name")
         for name, amount in cast("Mapping[object, object]", given).items():
-            if not isinstance(name, str) or not name:
-                raise UsageError(f"resources has the name {name!r}; it must be a string")
+            problem = name_problem(name)
+            if problem is not None or not isinstance(name, str):
+                raise UsageError(f"resources has the name {shortened(name)}; it must be {problem}")
             if name in amounts:
                 option = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory"}[name]
                 raise UsageError(f"resources has {name!r}, which has an option of its own: {option}")

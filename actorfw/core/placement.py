@@ -10,7 +10,8 @@ Rules, in this order:
 2. A member that sent this one back, or to which as much of ours is on the way as its window lets in, is left out. There
    is a window for each shape, or a large one would never be sent while there are small ones. If that leaves nobody, the
    task waits here. If there was nobody to begin with, no waiting helps unless members change.
-3. `NodeAffinity`: that member; if soft, only while it seems to have room. `spread`: who has the fewest of ours.
+3. `NodeAffinity`: that member; nobody ever if that one is gone; if soft, only while it seems to have room. `spread`:
+   who has the fewest of ours.
 4. In a placement group: where its bundles lie, and nowhere else.
 5. Else who holds the most bytes of the arguments, if that is more than `LARGE` and it is not over-full; else this node
    while it has room; else of two members at random the one that is less loaded.
@@ -110,6 +111,7 @@ def choose(
     bytes_at: Mapping[Life, int] | None = None,
     exclude: Collection[Life] = (),
     lasting: bool = False,
+    gone: Collection[str] = (),
 ) -> Choice:
     """Choose who runs something.
 
@@ -124,6 +126,7 @@ def choose(
         exclude: who sent this one back.
         lasting: it is an actor. What stays where it is says nothing about how much is on the way, so there is no
             window: a host without room sends it back, and says when there is some.
+        gone: ids of nodes that are dead or have left, and have not been seen in another life since.
 
     Returns:
         The life of the chosen one, `WAIT`, or why nobody can.
@@ -132,7 +135,7 @@ def choose(
         return me  # the usual case needs no look at the members
     able = [m for m in members if m.state == "up" and _able(m, shape, scheduling, me)]
     if not able and not any(m.state in _MAY_COME and _able(m, shape, scheduling, me) for m in members):
-        return Infeasible(_explain(shape, scheduling, me, members))
+        return _infeasible(shape, scheduling, me, members, gone)
     # Slots are needed twice for each, and counting them is the dearest part of a choice.
     ready: list[tuple[Member, int]] = []
     for member in able:
@@ -246,6 +249,16 @@ def _able(member: Member, shape: Shape, scheduling: Scheduling, me: Life) -> boo
     if isinstance(scheduling, NodeAffinity) and not scheduling.soft and member.node_id != scheduling.node_id:
         return False
     return shape.within(member.totals)
+
+
+def _infeasible(
+    shape: Shape, scheduling: Scheduling, me: Life, members: Sequence[Member], gone: Collection[str]
+) -> Infeasible:
+    if isinstance(scheduling, NodeAffinity) and scheduling.node_id in gone:
+        # It was there, so nobody is about to start it for the first time: waiting is for what may yet come.
+        lost = f"{scheduling} is dead or has left, and NodeAffinity without soft=True lets nobody else run this"
+        return Infeasible(lost, final=True)
+    return Infeasible(_explain(shape, scheduling, me, members))
 
 
 def _explain(shape: Shape, scheduling: Scheduling, me: Life, members: Sequence[Member]) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import LIFE_BYTES, Life, Refutation
+from actorfw.values.names import LABELS, NAME_BYTES, RESOURCES
 
 __all__ = ["Accusation", "Accusers", "Brief", "Phase", "Record", "read_row"]
 
@@ -51,6 +52,9 @@ FIRST: Final = Refutation(0)
 
 _BRIEF: Final = 5
 _FULL: Final = 15
+_TEXT: Final = 2 * NAME_BYTES  # an address is a name of DNS and a port
+_OWN: Final = 3  # CPUs, GPUs and memory
+_PROOF: Final = 64  # it is one of a few words
 
 
 class Record(Data):
@@ -222,13 +226,15 @@ def read_row(row: object) -> Record | Brief:
         accusers = tuple((_life(flat[i]), Accusation(flat[i + 1])) for i in range(0, len(flat), 2))
         accusers = accusers if len(accusers) < 2 else _union((), accusers)
         dead = None if dead is None else tuple(sorted(_life(by) for by in dead))
-        if type(refutation) is not int or refutation < 0 or type(proof) is not str:
+        if type(refutation) is not int or refutation < 0 or type(proof) is not str or len(proof) > _PROOF:
             raise ValueError("numbers and texts expected")
         if len(fields) == _BRIEF:
             return Brief(_life(life), Refutation(refutation), accusers, dead, proof)
         if len(fields) != _FULL:
             raise ValueError(f"{len(fields)} fields")
         address, name, lived, born, totals, labels, hosts, pid, phase, heir = fields[_BRIEF:]
+        if max(len(address), len(name)) > _TEXT or len(totals) > RESOURCES + _OWN or len(labels) > LABELS:
+            raise ValueError("it says more of itself than a member may")
         return Record(
             life=_life(life),
             address=str(address),

@@ -25,7 +25,7 @@ A link is any object; the machine compares and returns it, nothing else.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from actorfw.values.data import Data
 
@@ -61,8 +61,12 @@ _LAST_DELAY: Final = 1.0
 _UNDECODABLE_LIMIT: Final = 3
 _GARBLED_LIMIT: Final = 10
 
-Batch: TypeAlias = bytes | memoryview
-"""What a frame carries, packed."""
+
+class Batch(Protocol):
+    """What a frame carries, packed: any bytes, of which the session knows how many they are."""
+
+    def __len__(self) -> int: ...
+
 
 EndReason: TypeAlias = Literal["dead", "left"]
 EvidenceKind: TypeAlias = Literal["eof", "refused", "unreachable", "another_life"]
@@ -254,24 +258,28 @@ class Session:
             self.held = True
         return self._close_and_dial()
 
-    def garbled(self) -> list[Instruction]:
+    def garbled(self, *, foreign: bool = False, chance: float = 0.0) -> list[Instruction]:
         """What comes over the current link is no frames: it is closed.
 
         A single link may break so. When ten do, with next to nothing read in between, the other side is taken to speak
-        nonsense, as above.
+        nonsense, as above. Not if it was somebody on the way who did it (`foreign`): that says nothing of the other
+        side, so it is dialled again for as long as it lives, but not at once each time. `chance`: as `dial_failed`.
         """
         again = self._garbled > 0 and self.seen < self._garbled_at + ACK_FRAMES
         self._garbled = self._garbled + 1 if again else 1
         self._garbled_at = self.seen
+        if foreign:
+            wait = 0.0 if self._garbled == 1 else min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(self._garbled, 10))
+            return self._close_and_dial(wait * chance)
         if self._garbled >= _GARBLED_LIMIT:
             self.held = True
         return self._close_and_dial()
 
-    def _close_and_dial(self) -> list[Instruction]:
+    def _close_and_dial(self, delay: float = 0.0) -> list[Instruction]:
         link, self.link = self.link, None
         answer: list[Instruction] = [] if link is None else [CloseLink(link)]
         self._delay = 0.0
-        return [*answer, DialAgain(0.0)] if self.may_dial() else answer
+        return [*answer, DialAgain(delay)] if self.may_dial() else answer
 
     def may_dial(self) -> bool:
         """Whether there is neither a link nor a dial, and the session may have one."""

@@ -39,6 +39,9 @@ PIGGYBACK: Final = 8
 ROUND: Final = 64
 """Rows of one round of gossip at most."""
 
+MEMBERS: Final = 16_384
+"""Of a cluster at most. Who comes after that is not taken note of, and so is nobody's peer for long."""
+
 PHASES: Final = {
     Phase.JOINING: "joining",
     Phase.UP: "up",
@@ -64,6 +67,7 @@ class Spreading:
         self._wanted: dict[Life, set[Life]] = {}  # by whom to ask
         self._gossip_at = self._push_pull_at = float("inf")
         self._urgent = self._regroup = self._told_dead = False
+        self.refused = 0  # newcomers, because there were too many members
         self._out: list[Instruction] = []
         self._handlers: dict[int, Callable[[Life, list[Any], float], None]] = {
             GOSSIP: self._on_gossip,
@@ -190,6 +194,9 @@ class Spreading:
         other = self._all.other_life(record.life)
         if other is not None and other.lived > record.lived:
             self._bury(replace(record, dead=(self.me.life,), proof="another life"), now)
+            return
+        if len(self.view) >= MEMBERS and not (other is not None and other.life != self.me.life):
+            self.refused += 1
             return
         self._replace(None, record, "", now)
         if other is not None and other.life != self.me.life:

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from actorfw.values.data import Data
 from actorfw.values.errors import ProtocolError
-from actorfw.values.ids import Life
+from actorfw.values.ids import Life, as_bytes
 
 __all__ = ["TTL", "Ballot", "Seat", "Value", "Voter", "majority_of"]
 
@@ -175,7 +175,7 @@ class Voter:
 
     def _counts(self, seats: list[Any]) -> bool:
         """Whether no vote of an older seat than known is counted, and this node's is."""
-        counted = {name: (born, bytes(life)) for name, born, life in seats}
+        counted = {name: (born, as_bytes(life)) for name, born, life in seats}
         return counted.get(self.name) == self._seats[self.name] and all(
             seat >= self._seats.get(name, seat) for name, seat in counted.items()
         )
@@ -185,7 +185,7 @@ class Voter:
     def _on_copy(self, peer: Life, number: int, name: str, born: float, life: Life) -> None:
         if name not in self.voters or name == self.name:
             return
-        seat = (born, bytes(life))
+        seat = (born, as_bytes(life))
         self._seats[name] = max(seat, self._seats.get(name, seat))
         rows: list[Any] | None = None
         if self.votes:
@@ -202,7 +202,7 @@ class Voter:
             return
         for of, born, life in seats:
             if of != self.name:
-                seat = (born, bytes(life))
+                seat = (born, as_bytes(life))
                 self._seats[of] = max(seat, self._seats.get(of, seat))
         self._copied[name] = rows
         if self._has_copied_enough():
@@ -217,7 +217,7 @@ class Voter:
         Then this node takes one above that, and asks anew.
         """
         own = self._seats[self.name]
-        highest = max(((born, bytes(life)) for of, born, life in seats if of == self.name), default=own)
+        highest = max(((born, as_bytes(life)) for of, born, life in seats if of == self.name), default=own)
         if highest <= own:
             return False
         self._seats[self.name] = (highest[0] + 1.0, self.life)
@@ -239,13 +239,13 @@ class Voter:
             register.promised = max(register.promised, _ballot(promised))
             if _ballot(accepted) > register.accepted:
                 register.accepted = _ballot(accepted)
-                register.value = None if value is None else (value[0], bytes(value[1]), value[2])
+                register.value = None if value is None else (value[0], as_bytes(value[1]), value[2])
             if runs:
                 register.until = self._now + self.ttl
 
 
 def _ballot(fields: Any) -> Ballot:
-    return fields[0], bytes(fields[1])
+    return fields[0], as_bytes(fields[1])
 
 
 _HANDLERS: Final = cast(

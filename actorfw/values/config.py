@@ -41,6 +41,8 @@ class Config:
         stall_limit: how long a peer whose process stands still, while its machine answers, is waited for before it is
             declared dead. Longer than anything that holds up a loop now and then: a notebook's cell, pickling 100 MB.
         borrow_grace: how long what a dead node borrowed is kept, so that those it passed it on to can register.
+        max_connections: connections of this node, to peers and of those who want to be; a node has one with each peer
+            that it talks to (default 4096).
         max_outbox: bytes that may wait on this node to be sent (default an eighth of memory).
         max_workers: worker processes at most, those blocked in `get()` included (default 64 + cores).
         max_lineage: bytes of finished tasks and their arguments that are kept to make lost results again; past that the
@@ -48,10 +50,15 @@ class Config:
         spill_folder: where objects go that `object_store_memory` has no room for: a folder of this machine (default:
             the system's one for temporary files, in a folder of the node's own) or any URL that fsspec knows.
         spill_limit: bytes that objects may take there (default: all but a twentieth of the disk).
+        package_limit: bytes that one folder or module of a `runtime_env` may have, made here or fetched (100 MiB).
+        package_cache: bytes that those may take on this user's disk that nobody uses (4 GiB).
         room_timeout: how long whoever makes an object waits for room before `ObjectStoreFullError`.
         memory_threshold: the share of the machine's or control group's memory in use from which worker processes are
             stopped, the newest that can run again first; 1 never does.
         memory_interval: seconds between two looks at that.
+        tls_certificate: as of `TLS`, where neither `init(tls=...)` nor the environment says it; so are the next two.
+        tls_key: likewise.
+        tls_authority: likewise.
 
     Raises:
         UsageError: a value of the wrong type or out of range; the message names the field.
@@ -64,14 +71,20 @@ class Config:
     link_patience: float = 10.0
     stall_limit: float = 30.0
     borrow_grace: float = 15.0
+    max_connections: int = 4096
     max_outbox: int = field(default_factory=_eighth_of_memory)
     max_workers: int = field(default_factory=_worker_limit)
     max_lineage: int = 64 * 1024 * 1024
     spill_folder: str | None = None
     spill_limit: int | None = None
+    package_limit: int = 100 * 1024 * 1024
+    package_cache: int = 4 * 1024 * 1024 * 1024
     room_timeout: float = 30.0
     memory_threshold: float = 0.95
     memory_interval: float = 0.25
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tls_authority: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("profile", ("lan", "local", "wan")), ("partition", ("ap", "majority"))):
@@ -95,7 +108,7 @@ class Config:
         folder = cast("object", self.spill_folder)
         if folder is not None and (not isinstance(folder, str) or not folder):
             raise UsageError(f"Config.spill_folder is {folder!r}; it must be the path of a folder, or a URL")
-        for name in ("max_outbox", "max_workers", "spill_limit"):
+        for name in ("max_connections", "max_outbox", "max_workers", "spill_limit", "package_limit", "package_cache"):
             value = getattr(self, name)
             if name == "spill_limit" and value is None:
                 continue
@@ -123,7 +136,8 @@ class Config:
             with open(path, "rb") as file:
                 data = tomllib.load(file)
         except (OSError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"the configuration file {os.fspath(path)} can't be read: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"the configuration file {os.fspath(path)} can't be read: {why}") from error
         known = [f.name for f in fields(cls)]
         for key in data:
             if key not in known:

@@ -15,7 +15,7 @@ from dataclasses import Field, FrozenInstanceError, dataclass, field
 from inspect import Signature, signature
 from typing import Any, ClassVar, cast, dataclass_transform
 
-__all__ = ["Data"]
+__all__ = ["Data", "finish"]
 
 _Namespace = dict[str, Any]
 
@@ -81,6 +81,13 @@ def _finish(cls: _DataType) -> None:
     for key, waiting in _LATER.items():
         if cls.__dict__.get(key) is waiting:
             setattr(cls, key, pattern.__dict__[key])
+
+
+def finish(*classes: type[Data]) -> None:
+    """Make the methods of these now: before a fork, since else each child makes its own."""
+    for cls in classes:
+        if any(cls.__dict__.get(key) is waiting for key, waiting in _LATER.items()):
+            _finish(cls)
 
 
 def _later(key: str) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "Refutation",
     "RefId",
     "WireRef",
+    "as_bytes",
     "checked_id",
     "detached_life",
     "owned_ids",
@@ -120,3 +121,16 @@ def parse_text_id(text: str) -> RefId:
     """
     life, _, number = text.partition("-")
     return bytes.fromhex(life), int(number, 16)
+
+
+def as_bytes(value: Any) -> bytes:
+    """The bytes that a message has where there should be some.
+
+    Raises:
+        TypeError: it has something else. (Of a number, `bytes` would make so many zeros.)
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"bytes were expected, not {type(value).__name__}")
