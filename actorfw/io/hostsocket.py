@@ -1,12 +1,14 @@
 """`HostSocket`: messages and descriptors between processes of one host.
 
 Over unix sockets in the abstract name space of Linux: no file is left behind. Messages are few and small (msgpack lists
-behind their length); who may connect is for those to decide who get the first one.
+behind their length); who may connect is for those to decide who get the first one. The other end is always a process of
+the same user, though names in that space are anybody's to take, and any user's to connect to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -16,10 +18,14 @@ from typing import Any, Final
 
 import msgpack
 
-__all__ = ["HostSocket", "connect", "listen", "receive_blocking"]
+__all__ = ["MESSAGE_BYTES", "STRANGER_BYTES", "HostSocket", "connect", "listen", "receive_blocking", "same_user"]
 
 _LENGTH: Final = struct.Struct("<I")
-_LIMIT: Final = 1 << 24
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, user, group: struct ucred of Linux
+STRANGER_BYTES: Final = 1 << 10
+"""Of a message of somebody who has not shown yet that he may speak."""
+MESSAGE_BYTES: Final = 1 << 24
+"""Of any other."""
 _READ: Final = 1 << 16
 _FDS: Final = 4  # that one message may have
 _BACKLOG: Final = 128
@@ -35,6 +41,9 @@ class HostSocket:
         sock: connected; this object's from now on.
         heard: called with each message and the descriptors that came with it, which are the callee's then.
         ended: called once, when the other end is gone or talks nonsense; not after `close`.
+
+    Attributes:
+        limit: bytes that a message may have.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class HostSocket:
         self._fds: list[int] = []
         self._out: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self.open = True
+        self.limit = MESSAGE_BYTES
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._readable)
 
@@ -97,14 +107,14 @@ class HostSocket:
         for fd in fds:
             os.set_inheritable(fd, False)
         self._fds += fds
-        if not data:
+        if not data or len(self._fds) > _FDS:
             self._end()
             return
         self._in += data
         while len(self._in) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._in)
             end = _LENGTH.size + length
-            if length > _LIMIT:
+            if length > self.limit:
                 self._end()
                 return
             if len(self._in) < end:
@@ -150,6 +160,15 @@ class HostSocket:
             self._sock.close()
 
 
+def same_user(sock: socket.socket) -> bool:
+    """Whether the process at the other end is this user's: the one that connected, or the one that listens."""
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except (OSError, AttributeError):  # no such thing on this platform, as there are no such names
+        return False
+    return bool(_CREDENTIALS.unpack(found)[1] == os.geteuid())
+
+
 def listen(name: str) -> socket.socket:
     """A listening socket of this name.
 
@@ -171,16 +190,22 @@ def connect(name: str) -> socket.socket:
     """Connect, without waiting.
 
     Raises:
-        OSError: nobody listens under this name, or many others are connecting.
+        OSError: nobody listens under this name, somebody else does, or many others are connecting.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.connect(b"\0" + name.encode())
+        _refuse_others(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _refuse_others(sock: socket.socket) -> None:
+    if not same_user(sock):
+        raise PermissionError(errno.EPERM, "another user listens under this name")
 
 
 def receive_blocking(name: str, message: Sequence[Any], timeout: float) -> tuple[list[Any], list[int]]:
@@ -192,6 +217,7 @@ def receive_blocking(name: str, message: Sequence[Any], timeout: float) -> tuple
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
         sock.connect(b"\0" + name.encode())
+        _refuse_others(sock)
         body: bytes = msgpack.packb(message)
         sock.sendall(_LENGTH.pack(len(body)) + body)
         data = b""

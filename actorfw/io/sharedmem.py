@@ -190,7 +190,7 @@ class SharedMemory:
 class _Mapping:
     """Address space. It is unmapped with the last reference to this."""
 
-    __slots__ = ("__weakref__", "_libc", "_size", "address", "shared", "whole", "window")
+    __slots__ = ("__weakref__", "_errno", "_libc", "_size", "address", "shared", "whole", "window")
 
     def __init__(self, fd: int, size: int, readonly: bool) -> None:
         self._size = 0
@@ -207,6 +207,7 @@ class _Mapping:
         if address is None or address == ctypes.c_void_p(-1).value:
             code = ctypes.get_errno()
             raise OSError(code, f"{size} bytes can't be mapped: {os.strerror(code)}")
+        self._errno = ctypes.get_errno  # at the interpreter's end, when the last view goes, nothing can be imported
         self._size = size
         self.address: int = address
         # One type for all views: ctypes keeps each length as a type of its own, which only the collector frees. What
@@ -216,10 +217,8 @@ class _Mapping:
 
     def advise(self, offset: int, size: int, advice: int) -> bool:
         """Returns False if the kernel does not know this advice."""
-        import ctypes
-
         while self._libc.madvise(self.address + offset, size, advice):
-            code = ctypes.get_errno()
+            code = self._errno()
             if code == errno.EINVAL:
                 return False
             if code != errno.EINTR:

@@ -339,7 +339,7 @@ class LocalFiles:
 
 
 class FsspecFiles:
-    """Files behind a URL such as "s3://bucket/folder", by whatever fsspec knows.
+    """Files behind a URL such as "s3://bucket/folder", by whatever fsspec knows. Each thread has its own: few take two.
 
     What dead nodes left there is removed by nodes of the same host and user: nobody else can tell that they are dead.
     """
@@ -355,11 +355,10 @@ class FsspecFiles:
             found: Any = url_to_fs(url)
         except (ImportError, ValueError) as error:  # a protocol whose package is missing, or that nobody knows
             raise UsageError(f"Config.spill_folder={url!r} can't be used: {error}") from error
-        self._files: Any = found[0]
+        self._files: Any = lambda: url_to_fs(url)[0]  # pyright: ignore[reportUnknownLambdaType]
         self._parent: str = str(found[1]).rstrip("/")
-        pid = os.getpid()
         self._host = f"{_PREFIX}{socket.gethostname()}-{_user()}-"
-        self._folder = f"{self._parent}/{self._host}{pid}-{process_start(pid)}-{life[-8:]}"
+        self._folder = f"{self._parent}/{self._host}{os.getpid()}-{process_start(os.getpid())}-{life[-8:]}"
         self.where = url
         self._limit = limit
         self._lock = threading.Lock()
@@ -372,14 +371,14 @@ class FsspecFiles:
             if self._limit is not None and self._held + view.nbytes > self._limit:
                 why = f"Config.spill_limit is {self._limit:,} bytes, and {self._held:,} of them are in use"
                 raise OSError(errno.ENOSPC, f"no room for {view.nbytes:,} bytes: {why}", self.where)
+            if not self._made:
+                self._files().makedirs(self._folder, exist_ok=True)
+                self._made = True
             self._held += view.nbytes
         path = f"{self._folder}/{number}.object"
         try:
-            if not self._made:
-                self._files.makedirs(self._folder, exist_ok=True)
-                self._made = True
             crc = 0
-            with self._files.open(path, "wb") as out:
+            with self._files().open(path, "wb") as out:
                 out.write(_header(number, view.nbytes))
                 for at in range(0, view.nbytes, PIECE):
                     piece = view[at : at + PIECE]
@@ -398,7 +397,8 @@ class FsspecFiles:
     def read(self, file: SpillFile, into: memoryview) -> None:
         """See `SpillFiles.read`."""
         try:
-            with self._files.open(file.name, "rb") as stream:
+            self._files().invalidate_cache()  # another thread's has written it
+            with self._files().open(file.name, "rb") as stream:
                 _read_object(stream, file, into)
         except SpillFileError:
             raise
@@ -435,7 +435,7 @@ class FsspecFiles:
         """See `SpillFiles.sweep`."""
         swept = 0
         try:
-            names: list[str] = self._files.ls(self._parent, detail=False)
+            names: list[str] = self._files().ls(self._parent, detail=False)
         except Exception:  # nothing is there yet, or it can't be listed: then nothing is to be done either
             return 0
         for name in names:
@@ -454,7 +454,8 @@ class FsspecFiles:
 
     def _forget(self, path: str, *, recursive: bool = False) -> None:
         try:
-            self._files.rm(path, recursive=recursive)
+            self._files().invalidate_cache()
+            self._files().rm(path, recursive=recursive)
         except Exception:  # it is gone, or stays: nobody reads it any more
             pass
 

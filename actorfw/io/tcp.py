@@ -12,11 +12,12 @@ import socket
 import struct
 import sys
 import threading
-from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
+from actorfw.core.door import Door
+from actorfw.io.doorstep import Doorstep
 from actorfw.values.errors import UsageError
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "is_wildcard",
     "join_address",
     "kernel_answers",
+    "leaves_the_machine",
     "listen",
     "resolve",
+    "route",
     "split_address",
     "tune",
 ]
@@ -49,7 +52,8 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         UsageError: it is not of that form.
     """
-    host, colon, port = address.rpartition(":")
+    # A peer may have said it, and so it may be anything.
+    host, colon, port = address.rpartition(":") if isinstance(cast("object", address), str) else ("", "", "")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -64,7 +68,13 @@ def join_address(host: str, port: int) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether what is sent to or bound at this host stays on this machine. Names other than localhost don't count."""
-    return host == "localhost" or host == "::1" or host.startswith(("127.", "::ffff:127."))
+    if host == "localhost":
+        return True
+    if not is_literal(host):
+        return False  # 127.example.org is a name like any other
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def is_literal(host: str) -> bool:
@@ -111,6 +121,27 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
     # The loop's own way would make the default executor of a host that may have none yet.
     threading.Thread(target=look_up, name="actorfw-resolve", daemon=True).start()
     return await done
+
+
+def leaves_the_machine(transport: asyncio.BaseTransport) -> bool:
+    """Whether what is written to a connection can be read or changed by others on its way, for all that is known."""
+    within = transport.get_extra_info("within_machine")  # transports that are not sockets
+    if within is not None:
+        return not within
+    names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    return not all(isinstance(name, tuple) and is_loopback(str(name[0])) for name in names)
+
+
+def route(transport: asyncio.BaseTransport, *, dialled: bool) -> bytes:
+    """What both ends of a connection know and the ends of two others don't: where it begins and where it ends.
+
+    Only where no address is translated on the way, which is to say, on loopback.
+    """
+    names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    if not all(isinstance(name, tuple) for name in names):
+        return b""
+    ends = [join_address(str(name[0]).removeprefix("::ffff:"), name[1]) for name in names]
+    return " ".join(ends if dialled else reversed(ends)).encode()
 
 
 def is_refusal(error: OSError) -> bool:
@@ -186,46 +217,53 @@ async def dial(
 class TcpListener:
     """A listening socket. `address` is what is bound, as "host:port"."""
 
-    def __init__(self, server: asyncio.Server) -> None:
-        self._server = server
-        name = server.sockets[0].getsockname()
+    def __init__(self, sock: socket.socket, doorstep: Doorstep) -> None:
+        self._doorstep = doorstep
+        name = sock.getsockname()
         self.address = join_address(name[0], name[1])
 
     def close(self) -> None:
-        """Listen no more. Connections that were accepted stay."""
-        loop = self._server.get_loop()
-        if not isinstance(loop, BaseSelectorEventLoop):
-            self._server.close()
-            return
-        # asyncio accepts a connection in one turn and makes its transport in the next one. If the server were closed in
-        # between it would drop the connection without closing it, and who has dialled would wait for an answer.
-        for sock in self._server.sockets:
-            loop.remove_reader(sock.fileno())
-        loop.call_soon(self._server.close)
+        """Listen no more. Connections whose handshake has begun stay."""
+        self._doorstep.close()
 
     def descriptors(self) -> list[int]:
         """Of its sockets."""
-        return [sock.fileno() for sock in self._server.sockets]
+        return self._doorstep.descriptors()
 
 
 async def listen(
-    loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    loop: asyncio.AbstractEventLoop,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    door: Door,
+    *,
+    tls: bool = False,
+    refused: Callable[[str, Exception], object] = lambda where, error: None,
 ) -> TcpListener:
     """Accept connections at `host`:`port`; port 0 takes any free one.
+
+    Args:
+        loop: where.
+        protocol_factory: makes the protocol of a connection whose first packet is there.
+        host: an address of this machine, or a name of one.
+        port: of it.
+        door: who may wait until then.
+        tls: whether the protocols of the factory speak TLS.
+        refused: told (where from, why) of connections that are closed for what they said.
 
     Raises:
         OSError: the address is taken or not ours.
     """
     if not is_literal(host):
         found = await resolve(loop, host)
+        if is_loopback(host):  # whoever wrote localhost has not asked for more, whatever this machine calls so
+            found = [one for one in found if is_loopback(one)]
+        if not found:
+            raise OSError(errno.EADDRNOTAVAIL, f"the name {host!r} has no address for that")
         host = next((one for one in found if ":" not in one), found[0])  # one address, hence one port
     # Bound here: uvloop would look the address up in a thread pool that makes a forked child crash when it ends.
     sock = socket.create_server(
         (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
     )
-    try:
-        server = await loop.create_server(protocol_factory, sock=sock, backlog=_BACKLOG)
-    except BaseException:  # cancelled or failed: nobody else has it
-        sock.close()
-        raise
-    return TcpListener(server)
+    return TcpListener(sock, Doorstep(loop, sock, protocol_factory, door, tls, refused))

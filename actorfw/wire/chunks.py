@@ -13,7 +13,9 @@ machine.
 
 from __future__ import annotations
 
+import mmap
 import struct
+import sys
 import weakref
 from functools import cache
 from typing import Any, Final, Protocol, cast
@@ -192,6 +194,15 @@ class Encoder:
         raise TypeError(f"a message can't hold {type(value).__name__}: only scalars, bytes, lists and Packed travel")
 
 
+def _untouched(size: int) -> bytearray | mmap.mmap:
+    """Zeros that take memory as they are written: few workers are ever sent so much at a time, and each would pay for
+    it when it starts.
+    """
+    if sys.platform == "win32":
+        return bytearray(size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class Decoder:
     """Takes bytes in any portions and gives messages.
 
@@ -206,7 +217,7 @@ class Decoder:
 
     def __init__(self, lodging: Lodging | None = None) -> None:
         self._lodging = lodging
-        self._buffer = bytearray(SLICE)
+        self._buffer: bytearray | mmap.mmap = _untouched(SLICE)
         self._view = memoryview(self._buffer)
         self._end = 0
         # What is being filled past the buffer: a large body (body is None then), or the first of `blanks`.

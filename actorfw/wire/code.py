@@ -500,8 +500,8 @@ class CodeTable:
         if isinstance(error, ModuleNotFoundError):
             if where is not None and where[0] != self._host_id:
                 advice = (
-                    f"It comes from {where[1]}, whose import path and files do not travel to other hosts: install the "
-                    f"module on {here} too, or define the function in the script itself, so that it goes by value."
+                    f"It comes from {where[1]}, whose import path does not travel to other hosts: have the module "
+                    f"shipped, by runtime_env={{'py_modules': [{error.name}]}}, or install it on {here} too."
                 )
             else:
                 advice = f"Install the module for {sys.executable} there, in the version that the sender has."

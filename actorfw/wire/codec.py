@@ -217,7 +217,11 @@ class Codec:
         if kind is Packed:
             return self._unpickled(cast("Packed", wire))
         if kind is list:
-            return self._unpickled(Packed.from_wire(cast("list[Any]", wire)))
+            try:
+                packed = Packed.from_wire(cast("list[Any]", wire))
+            except ValueError as error:
+                raise _unpack_failure(error) from error
+            return self._unpickled(packed)
         return wire
 
     def unpack_args(self, wire: WireArgs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -274,8 +278,8 @@ class Codec:
         return True
 
     def _unpickled(self, packed: Packed) -> Any:
-        buffers = [_readable(b) for b in packed.buffers]
         try:
+            buffers = [_readable(b) for b in packed.buffers]
             data = buffers.pop(0) if packed.data == _IN_BUFFER else packed.data
             if not packed.refs and not packed.codes:
                 return pickle.loads(data, buffers=buffers)
@@ -287,6 +291,8 @@ class Codec:
             finally:
                 # Its memo has methods of its own in it, and refs: they would live until the collector comes by.
                 unpickler.memo.clear()
+        except ActorFwError:
+            raise  # it says itself what is wrong
         except Exception as error:  # unpickling runs user code
             raise _unpack_failure(error) from error
 

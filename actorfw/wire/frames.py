@@ -16,23 +16,28 @@ import hmac
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from struct import Struct
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgpack
 
 from actorfw.values.errors import ProtocolError
-from actorfw.wire.payload import Packed
+from actorfw.wire.payload import Buffer, Packed
 
 __all__ = [
     "CHUNK",
     "HEADER_BYTES",
     "MAX_BATCH_BYTES",
+    "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "SEAL_BYTES",
     "BatchPacker",
     "Frame",
     "FrameParser",
+    "Piece",
+    "Placed",
     "Sealer",
+    "TooDeepError",
+    "TooLargeError",
     "header",
     "piece_mark",
     "sealer",
@@ -41,6 +46,8 @@ __all__ = [
 
 MAX_BATCH_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_DEPTH: Final = 1024
+"""Lists within lists that msgpack reads; it writes half as many."""
 SEAL_BYTES: Final = 16
 
 _HEADER: Final = Struct("<IQQ")
@@ -62,7 +69,38 @@ _PIECE: Final = bytes([0x91, 0x93, CHUNK])
 _UNSIGNED: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _BINARY: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
-Frame: TypeAlias = tuple[int, int, bytes | bytearray]
+
+class Piece:
+    """A batch that is one piece of a large message, whose bytes stay where they are until it is acknowledged."""
+
+    __slots__ = ("body", "mark")
+
+    def __init__(self, mark: bytes, body: memoryview) -> None:
+        self.mark = mark
+        self.body = body
+
+    def __len__(self) -> int:
+        return len(self.mark) + len(self.body)
+
+    def joined(self) -> bytes:
+        """The same in one place."""
+        return self.mark + self.body
+
+
+class Placed:
+    """A batch that was one piece of a large message, whose bytes are where they belong already."""
+
+    __slots__ = ("number", "size")
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+Frame: TypeAlias = tuple[int, int, bytes | bytearray | Placed]
 """(n, ack, batch): what a parser hands on. The batch is still packed: only the session knows whether it is wanted."""
 
 Sealer: TypeAlias = Callable[[bytes, bytes | bytearray | memoryview], bytes]
@@ -73,6 +111,14 @@ header: Final[Callable[[int, int, int], bytes]] = _HEADER.pack
 _unpack_header: Final = _HEADER.unpack_from
 _unpackb: Final = msgpack.unpackb
 _packb: Final = msgpack.packb
+
+
+class TooLargeError(ProtocolError):
+    """A message or frame is above its limit."""
+
+
+class TooDeepError(ProtocolError):
+    """A message is nested more deeply than is read."""
 
 
 def sealer(key: bytes) -> Sealer:
@@ -97,18 +143,22 @@ def piece_mark(kind: int, number: int, size: int) -> bytes:
     return b"\x91\x93" + _packb(kind) + _packb(number) + b"\xc6" + size.to_bytes(4, "big")
 
 
-def unpack_batch(batch: bytes | bytearray) -> list[list[Any]]:
+def unpack_batch(batch: bytes | bytearray | Placed) -> list[list[Any]]:
     """The messages of a frame. A piece of a large message that came in a frame of its own is a view of that.
 
     Raises:
         ProtocolError: the bytes are not a msgpack list.
     """
-    if type(batch) is bytearray and batch.startswith(_PIECE):
-        piece = _piece(batch)
-        if piece is not None:
-            return [piece]
+    if not isinstance(batch, bytes):
+        if isinstance(batch, Placed):
+            return [[CHUNK, batch.number, batch]]
+        found = _piece(batch)
+        if found is not None and found[1] + found[2] == len(batch):
+            return [[CHUNK, found[0], memoryview(batch)[found[1] :]]]
     try:
         messages = _unpackb(batch)
+    except msgpack.StackError as error:
+        raise TooDeepError(f"a frame has lists within lists beyond the limit of {MAX_DEPTH}") from error
     except Exception as error:  # msgpack raises half a dozen unrelated types
         raise ProtocolError(f"a frame can't be decoded: {type(error).__name__}: {error}") from error
     if type(messages) is not list:
@@ -116,20 +166,25 @@ def unpack_batch(batch: bytes | bytearray) -> list[list[Any]]:
     return messages
 
 
-def _piece(batch: bytearray) -> list[Any] | None:
-    """[(CHUNK, number, bytes)], read without a copy; None: it is not just that."""
-    at = len(_PIECE)
+def _piece(batch: Buffer, at: int = 0) -> tuple[int, int, int] | None:
+    """(number, where its bytes begin, how many) of the piece that begins here; None: it is none, or not all is there
+    to tell."""
+    if batch[at : at + len(_PIECE)] != _PIECE:
+        return None
+    at += len(_PIECE)
     try:
         kind = batch[at]
         digits = 0 if kind < 0x80 else _UNSIGNED[kind]
         number = kind if not digits else int.from_bytes(batch[at + 1 : at + 1 + digits], "big")
         at += 1 + digits
         digits = _BINARY[batch[at]]
+        if at + 1 + digits > len(batch):
+            return None
         size = int.from_bytes(batch[at + 1 : at + 1 + digits], "big")
         at += 1 + digits
     except (KeyError, IndexError):
         return None
-    return [CHUNK, number, memoryview(batch)[at:]] if at + size == len(batch) else None
+    return number, at, size
 
 
 class BatchPacker:
@@ -180,7 +235,7 @@ class BatchPacker:
             try:
                 part = self.pack(message)
                 if len(part) > MAX_MESSAGE_BYTES:
-                    raise ProtocolError(
+                    raise TooLargeError(
                         f"a message of {len(part)} bytes is above the limit of {MAX_MESSAGE_BYTES}: send it as large"
                     )
             except Exception as error:  # this is the one to blame, whatever is wrong with it
@@ -208,19 +263,27 @@ class FrameParser:
 
     Args:
         seal: made by `sealer` from the key of this direction; None on links without seals.
+        place: says where the bytes of a piece of a large message belong, given the message's number, how many they are
+            and whether all frames before have been handed on; None, as always if not: they are put together first.
     """
 
-    __slots__ = ("_filled", "_head", "_head_bytes", "_kept", "_kept_bytes", "_large", "_needed", "_seal")
+    __slots__ = (
+        *("_filled", "_head", "_head_bytes", "_kept", "_kept_bytes", "_large", "_needed", "_place", "_placed", "_seal"),
+    )
 
-    def __init__(self, seal: Sealer | None = None) -> None:
+    def __init__(
+        self, seal: Sealer | None = None, place: Callable[[int, int, bool], memoryview | None] | None = None
+    ) -> None:
         self._seal = seal
+        self._place = place if seal is None else None  # a seal is checked before anything is believed
+        self._placed: Placed | None = None
         self._head_bytes = HEADER_BYTES if seal is None else HEADER_BYTES + SEAL_BYTES
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._needed = 0
         # A large frame that has begun, which is put together in one place: its head, its batch, and how much is there.
         self._head = b""
-        self._large: bytearray | None = None
+        self._large: bytearray | memoryview | None = None
         self._filled = 0
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -255,12 +318,12 @@ class FrameParser:
         while have - at >= head_bytes:
             length, n, ack = _unpack_header(data, at)
             if length > _MAX_LENGTH:
-                raise ProtocolError(_why_refused(length))
+                raise _refusal(length)
             start = at + head_bytes
             end = start + length
             if end > have:
                 if length >= _LARGE:
-                    self._begin(data, at, start, length)
+                    self._begin(data, at, start, length, behind=bool(frames))
                     return frames
                 self._needed = end - at
                 break
@@ -278,14 +341,45 @@ class FrameParser:
             self._kept_bytes = have - at
         return frames
 
-    def _begin(self, data: bytes, at: int, start: int, length: int) -> None:
-        self._head = data[at:start]
-        self._large = bytearray(length)
-        self._kept = [b""]  # so that who looks only there sees that something has begun
-        self._filled = len(data) - start
-        self._large[: self._filled] = memoryview(data)[start:]
+    @property
+    def begun(self) -> bool:
+        """Whether there is a part of a frame here."""
+        return bool(self._kept)
 
-    def _fill(self, batch: bytearray, data: bytes, frames: list[Frame]) -> bytes:
+    def room(self) -> memoryview | None:
+        """Where the rest of the large frame that has begun is to be written; None: there is none. Then `filled`."""
+        large = self._large
+        return None if large is None else memoryview(large)[self._filled :]
+
+    def filled(self, size: int) -> list[Frame]:
+        """So many bytes were written to `room`; returns the frame that is complete with them, if it is.
+
+        Raises:
+            ProtocolError: its seal is wrong.
+        """
+        self._filled += size
+        assert self._large is not None
+        return [self._finish(self._large)] if self._filled == len(self._large) else []
+
+    def _begin(self, data: bytes, at: int, start: int, length: int, *, behind: bool) -> None:
+        self._head = data[at:start]
+        self._kept = [b""]  # so that who looks only there sees that something has begun
+        large: bytearray | memoryview | None = None
+        if self._place is not None:
+            found = _piece(data, start)
+            if found is not None and found[1] + found[2] == start + length:
+                number, begin, size = found
+                large = self._place(number, size, not behind)
+                if large is not None:
+                    self._placed = Placed(number, size)
+                    start = begin
+        if large is None:
+            large = bytearray(length)
+        self._large = large
+        self._filled = len(data) - start
+        large[: self._filled] = memoryview(data)[start:]
+
+    def _fill(self, batch: bytearray | memoryview, data: bytes, frames: list[Frame]) -> bytes:
         """Returns what is not part of the large frame."""
         at = self._filled
         part = memoryview(data)[: len(batch) - at]
@@ -293,6 +387,11 @@ class FrameParser:
         self._filled += len(part)
         if self._filled < len(batch):
             return b""
+        frames.append(self._finish(batch))
+        return data[len(part) :]
+
+    def _finish(self, batch: bytearray | memoryview) -> Frame:
+        placed, self._placed = self._placed, None
         self._large = None
         self._kept = []
         head = self._head
@@ -301,16 +400,15 @@ class FrameParser:
             if not hmac.compare_digest(seal, head[HEADER_BYTES:]):
                 raise ProtocolError(_forged(_unpack_header(head)[1]))
         _, n, ack = _unpack_header(head)
-        frames.append((n, ack, batch))
-        return data[len(part) :]
+        return n, ack, cast("bytearray", batch) if placed is None else placed
 
 
 def _forged(n: int) -> str:
     return f"the seal of frame {n} is wrong: its bytes were changed on the way"
 
 
-def _why_refused(length: int) -> str:
+def _refusal(length: int) -> ProtocolError:
     flags = length & ~_LENGTH_MASK
     if flags:
-        return f"a frame has unknown flags {flags >> 24:#04x}"
-    return f"a frame of {length} bytes is above the limit of {_MAX_LENGTH}"
+        return ProtocolError(f"a frame has unknown flags {flags >> 24:#04x}")
+    return TooLargeError(f"a frame of {length} bytes is above the limit of {_MAX_LENGTH}")

@@ -3,7 +3,8 @@
 A message is a plain sequence whose first field is one of these numbers; what the others are stands above each kind.
 `no` is the number of a call in the submitting life (towards a worker: its serial at the node), `args` and `out` are
 wire values (`payload`), `deps` are the refs at top level of the arguments, `left` is what is left of a deadline in
-milliseconds or None, `credit` is how many items of a stream may be ahead, 0 for no stream.
+milliseconds or None, for a call that belongs to a trace [that, traceparent, tracestate] (to a worker: these two follow
+its life and number), `credit` is how many items of a stream may be ahead, 0 for no stream.
 
 Kinds below 8 belong to the links themselves (`runtime.peers`). A message whose wire values carry refs counts as one
 ref-carrying message between sender and receiver (`core.ownership`), whatever its kind.
@@ -51,7 +52,7 @@ LEFT_OF_TASK: Final = 5  # where it stands in the message
 
 # -- actors ------------------------------------------------------------------------------------------------------------
 
-# (no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, tell?); no 0: a tell
+# (no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, attempt); attempt 0: a tell
 CALL: Final = 15
 LEFT_OF_CALL: Final = 8  # where it stands in the message
 # (no, incarnation, kept): it never ran; ask the guardian for a later one (0: to the guardian itself, whose creation had
@@ -74,16 +75,19 @@ LOCATE: Final = 21
 LOCATED: Final = 22
 # (no, incarnation, why, items, kept): it had started when its incarnation was lost, and another one follows
 LOST: Final = 62
-# (no, life, number, incarnation, method, args, deps, credit, caller): a tell that never ran, for a later incarnation
+# (no, life, number, incarnation, method, args, deps, credit, caller, trace | None): a tell that never ran, for a later
+# incarnation
 RETURNED: Final = 63
 
 # -- objects -----------------------------------------------------------------------------------------------------------
 
-# (owner life, number, with the value?); from a worker also (address hint); from a node that asks again also (sources
-# that it can't reach, sources that lack it)
+# (owner life, number, with the value?); from a worker also (address hint), and None in the place of yes or no: nobody
+# there waits for it any more; from a node 2: yes, but a large one is not to come unasked, and when it asks again also
+# (sources that it can't reach, sources that lack it)
 FETCH: Final = 23
 # (owner life, number, state, out); to a worker, ahead of the call that needs it, also (True). STORED: out is (bytes,
-# version, [(life, address), ...], begun?): from where to pull it; begun: the sender, the first of these, sends already
+# version, [(life, address), ...], begun?): from where to pull it; begun: the sender, the first of these, sends already.
+# State 0, to a worker: it took the question back
 SETTLED: Final = 24
 # (owner life, number, version, offset, bytes, first?): send this much of your copy; first: and what it consists of
 PULL: Final = 70
@@ -183,6 +187,8 @@ ALLOC: Final = 64
 ALLOCATED: Final = 65
 # ([[arena token, number, how often it came], ...]): nothing in the worker reads these any more
 LET_GO: Final = 66
+# (environment, working folder or "", [where its modules are, ...]): what the process is to be like
+ENVIRONMENT: Final = 68
 # (reason): end when done with what you have
 STOP: Final = 48
 # (old life, new life): the node has a new life, and all ids are renamed; the worker answers with the same

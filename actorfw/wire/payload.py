@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from actorfw.values.errors import ObjectLostError
-from actorfw.values.ids import WireRef
+from actorfw.values.ids import WireRef, as_bytes
 
 __all__ = [
     "SHARED_LEAST",
@@ -164,11 +164,15 @@ class Packed:
         """
         try:
             data, buffers, refs, codes = wire
-            ids = [(bytes(life), int(number), str(address)) for life, number, address in refs]
-            if type(data) is not bytes or not all(type(code) is bytes for code in codes):
+            ids = [(as_bytes(life), int(number), address) for life, number, address in refs]
+            if (
+                type(data) is not bytes
+                or not all(type(address) is str for _, _, address in ids)
+                or not all(type(code) is bytes for code in codes)
+            ):
                 raise ValueError("not bytes")
             return cls(data, list(buffers), ids, list(codes))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"a packed value is [data, buffers, refs, codes], not {_outline(wire)}") from error
 
     @property
