@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.runtime.canvass import Canvass
 from actorfw.runtime.rows import ActorRow
 from actorfw.values.errors import ActorFwError, ActorNotFoundError, UsageError
 from actorfw.values.ids import is_detached, parse_text_id
 
 if TYPE_CHECKING:
     from actorfw.runtime.node import Node
-    from actorfw.runtime.peers import Peer
 
 __all__ = ["ActorList"]
 
-_ANSWER_SECONDS: Final = 2.0
 _LOOKS: Final = 5  # a detached actor whose guardian changes between two answers is seen by none
 _LOOK_AGAIN: Final = 0.2
 
@@ -37,28 +36,24 @@ class ActorList:
             rows.append({**row, "restarts": found["incarnation"] - 1, "detached": is_detached(id[0])})
         return rows
 
-    async def everywhere(self) -> list[ActorRow]:
+    async def everywhere(self, canvass: Canvass) -> list[ActorRow]:
         """Those that any member answers for."""
         found: dict[str, dict[str, Any]] = {}
         for look in range(_LOOKS):
             if look:
-                await asyncio.sleep(_LOOK_AGAIN)
-            asked = [asyncio.ensure_future(self._of(peer)) for peer in self.node.members.peers()]
-            found = {row["id"]: row for rows in (self.own(), *await asyncio.gather(*asked)) for row in rows}
+                await asyncio.sleep(min(_LOOK_AGAIN, canvass.left))
+            answers = await canvass.ask("actors")
+            found = {row["id"]: row for rows in (self.own(), *answers.values()) for row in rows}
             named = {(row["namespace"], row["name"]) for row in found.values()}
-            listed = await self.node.directory.listing(None)
-            if all((namespace, name) in named for namespace, name, _ in listed):
+            try:
+                async with asyncio.timeout(canvass.left):
+                    listed = await self.node.directory.listing(None)
+            except (ActorFwError, TimeoutError):
+                break  # some names are kept by who is silent
+            if canvass.silent or all((namespace, name) in named for namespace, name, _ in listed):
                 break
         rows = [ActorRow(**row) for row in found.values()]
         return sorted(rows, key=lambda row: (row.namespace or "", row.name or "", row.id))
-
-    async def _of(self, peer: Peer) -> list[dict[str, Any]]:
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                answer: list[dict[str, Any]] = await self.node.asks.ask(peer, "actors", None)
-                return answer
-        except (ActorFwError, TimeoutError):
-            return []  # it does not answer, and nobody else knows what it knows
 
     async def kill(self, which: str, namespace: str | None) -> ActorRow:
         """Kill the actor that has this name, or this id or end of an id.
@@ -67,11 +62,13 @@ class ActorList:
             ActorNotFoundError: there is none.
             UsageError: there are several.
         """
-        rows = await self.everywhere()
+        canvass = Canvass(self.node)
+        rows = await self.everywhere(canvass)
         found = [row for row in rows if row.name == which and (namespace is None or row.namespace == namespace)]
         found = found or [row for row in rows if len(which) >= 4 and row.id.endswith(which)]
         if not found:
-            raise ActorNotFoundError(f"no actor has the name or id {which!r}; `actorfw actors` lists all")
+            silent = f" ({', '.join(canvass.silent.values())} gave no answer)" if canvass.silent else ""
+            raise ActorNotFoundError(f"no actor has the name or id {which!r}; `actorfw actors` lists all{silent}")
         if len(found) > 1:
             several = ", ".join(f"{row.id} (namespace {row.namespace!r})" for row in found)
             raise UsageError(f"{which!r} may be any of {several}: give the id, or --namespace")

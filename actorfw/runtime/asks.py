@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.refs import Reply
-from actorfw.values.errors import ActorFwError, PeerLostError, PeerUnreachableError, UsageError
+from actorfw.values.errors import ActorFwError, OverloadedError, PeerLostError, PeerUnreachableError, UsageError
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
 
-__all__ = ["PATIENT", "Asks"]
+__all__ = ["ASKS", "PATIENT", "Asks"]
 
 PATIENT: Final = frozenset({"sync", "events", "pump", "hosted"})
 """Requests that have to arrive, however late: what follows from their answer must not come before."""
+
+ASKS: Final = 65_536
+"""Requests of one peer that wait for their answers. Whoever waits for a remote object asks one, so this is much."""
 
 
 class Asks:
@@ -32,6 +35,7 @@ class Asks:
         self.verbs: dict[str, Callable[[Peer, Any], Any]] = {"sync": lambda peer, payload: None}
         self._open: dict[int, tuple[Peer, str, Reply[Any]]] = {}
         self._numbers = itertools.count(1)
+        self._open_for: dict[bytes, int] = {}  # questions of each peer that are still to be answered
 
     def ask(self, peer: Peer, verb: str, payload: Any) -> Reply[Any]:
         """Ask a peer. Who does not wait for the answer asks one that can't be reached just now as well."""
@@ -53,17 +57,33 @@ class Asks:
         try:
             if handler is None:
                 raise UsageError(f"node {self.node.name} knows no request {verb!r}")
+            if self._open_for and self._open_for.get(peer.life, 0) >= ASKS:
+                self.node.limits["asks_of_a_peer"].refused += 1
+                raise OverloadedError(
+                    f"node {self.node.name} has not answered {ASKS} requests of this node yet, and that is the limit: "
+                    f"wait for some of them before you ask more"
+                )
             answer = handler(peer, payload)
         except Exception as error:  # the payload is a peer's: whatever it breaks, the asker is told
             self._failed(peer, number, error, msg)
             return
         if isinstance(answer, Reply):
+            self._open_for[peer.life] = self._open_for.get(peer.life, 0) + 1
             later: Reply[Any] = answer
             later.add_done_callback(lambda done: self._answer_later(peer, number, done))
         else:
             peer.send((m.ANSWER, number, True, answer))
 
+    def most_open(self) -> int:
+        """Questions of the peer that waits for most answers."""
+        return max(self._open_for.values(), default=0)
+
     def _answer_later(self, peer: Peer, number: int, done: Reply[Any]) -> None:
+        still = self._open_for[peer.life] - 1
+        if still:
+            self._open_for[peer.life] = still
+        else:
+            del self._open_for[peer.life]
         if peer.ended:
             return
         try:

@@ -41,6 +41,10 @@ class Blocking:
             for reply in waiting:
                 reply.add_done_callback(one)
 
+        def forget() -> None:
+            for reply in waiting:
+                reply.remove_done_callback(one)
+
         node.post(add)
         context = running_call.get()
         call = context.running if timeout is None and isinstance(context, CellContext) else None
@@ -48,7 +52,10 @@ class Blocking:
             node.post(node.deadlocks.blocks, context.cell, call, waiting)
         try:
             with self.lending():
-                return done.wait(timeout)
+                in_time = done.wait(timeout)
+            if not in_time:
+                node.post(forget)
+            return in_time
         finally:
             if call is not None:
                 node.post(node.deadlocks.unblocks, call)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorfw.core.pace import Pace
 from actorfw.values.errors import ProtocolError
-from actorfw.wire.frames import CHUNK
+from actorfw.wire.frames import CHUNK, Placed
 from actorfw.wire.payload import Buffer
 
 if TYPE_CHECKING:
@@ -32,8 +32,13 @@ CHUNK_BYTES: Final = 256 * 1024 - 64
 class Sink(Protocol):
     """Takes the bytes of a large message in the place of buffers of its own, as one stream."""
 
-    def take(self, piece: Buffer) -> None:
-        """The next bytes.
+    def place(self, size: int) -> memoryview | None:
+        """Where the next bytes are to be, so many: they may be written there before they are taken, more than once, or
+        by halves. None: they are wanted in hand."""
+        ...
+
+    def take(self, piece: Buffer | Placed) -> None:
+        """The next bytes; if they are `Placed`, they are where they belong.
 
         Raises:
             ProtocolError: they are too many.
@@ -79,12 +84,18 @@ class _Incoming:
         self.at = 0
         self.skip_full()
 
-    def take(self, piece: Buffer) -> None:
+    def place(self, size: int) -> memoryview | None:
+        buffer = self.buffers[self.filling]
+        end = self.at + size
+        return memoryview(buffer)[self.at : end] if size and end <= len(buffer) else None
+
+    def take(self, piece: Buffer | Placed) -> None:
         buffer = self.buffers[self.filling]
         end = self.at + len(piece)
         if not piece or end > len(buffer):
             raise ProtocolError("a piece of a large message does not fit in its buffer")
-        buffer[self.at : end] = piece
+        if not isinstance(piece, Placed):
+            buffer[self.at : end] = piece
         self.at = end
         self.skip_full()
 
@@ -138,6 +149,16 @@ class Bulk:
     def busy(self) -> bool:
         """Whether a large message is under way, in either direction."""
         return bool(self._outgoing or self._pace.under_way or self._incoming)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether large messages are on their way here."""
+        return bool(self._incoming)
+
+    def place(self, number: int, size: int) -> memoryview | None:
+        """Where the next piece of a large message belongs, of so many bytes, if that is known."""
+        transfer = self._incoming.get(number)
+        return None if transfer is None else transfer.place(size)
 
     def when_complete(self, then: Callable[[], object]) -> None:
         """Call `then` when all large messages that have begun to arrive are complete; at once if there are none."""
@@ -200,6 +221,8 @@ class Bulk:
             try:
                 sink = events.on_large_head(peer, head, sizes)
             finally:
+                if sink is None:
+                    peer.check_large(sizes)
                 transfer = peer.bulk._incoming[number] = sink or _Incoming(head, sizes)
                 finish_if_complete(peer, number, transfer)
 

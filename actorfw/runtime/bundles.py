@@ -17,7 +17,7 @@ from actorfw.core.ledger import UNIT, Shape
 from actorfw.core.placement import WAIT, Choice, Infeasible
 from actorfw.runtime.refs import Reply
 from actorfw.values.errors import ActorFwError, NodeClosedError, UnschedulableError
-from actorfw.values.ids import Life, RefId
+from actorfw.values.ids import Life, RefId, as_bytes
 from actorfw.values.scheduling import Bundle, PlacementGroup
 from actorfw.wire import messages as m
 
@@ -261,7 +261,8 @@ class PlacementGroups:
                 self._tell(sender, ["places", number, rows])
         elif kind == "places":
             self._known[group] = [
-                (index, None if life is None else bytes(life), Shape.from_wire(rows)) for index, life, rows in rest[0]
+                (index, None if life is None else as_bytes(life), Shape.from_wire(rows))
+                for index, life, rows in rest[0]
             ]
             self.node.tasks.pump_soon()
         elif kind == "gone":

@@ -148,7 +148,9 @@ class Calls:
             node.windows.tell_leaves(route, call)
         else:
             call.counted = IN_WINDOW
-        left = None if call.deadline is None else milliseconds(call.deadline - node.env.time())
+        left: Any = None if call.deadline is None else milliseconds(call.deadline - node.env.time())
+        if call.trace is not None:
+            left = [left, *call.trace]
         deps = call.deps
         if deps:
             deps = [node.tasks._dep_for(dep) for dep in deps]
@@ -169,7 +171,7 @@ class Calls:
                 call.credit,
                 call.num_returns,
                 call.caller,
-                call.tell,
+                0 if call.tell else call.attempt,
             )
         )
         call.runner = peer
@@ -198,7 +200,7 @@ class Calls:
         if call.timer is not None:
             call.timer.cancel()
         call.hold = None
-        if call.repeated and state == m.ERROR:
+        if call.attempt > 1 and state == m.ERROR:
             out = self._of_all_attempts(out)
         if call.counted:
             route: Any = call.route

@@ -27,7 +27,7 @@ from actorfw.values.errors import (
     TaskError,
 )
 from actorfw.values.events import TellFailed
-from actorfw.values.ids import RefId, text_id
+from actorfw.values.ids import RefId, as_bytes, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from actorfw.runtime.node import Node
+    from actorfw.values.environment import Environment
+    from actorfw.values.trace import Trace
 
 __all__ = ["AT_ONCE", "ENDED", "ENDING", "HOOK_SECONDS", "STARTING", "UP", "Cell", "CellContext", "Step"]
 
@@ -171,7 +173,7 @@ class Cell(Mailbox):
         if call.deps:
             if call.dep_refs is None:
                 adopt = self.node.objects.adopt
-                call.dep_refs = [adopt(bytes(dep[0]), dep[1], dep[2]) for dep in call.deps]
+                call.dep_refs = [adopt(as_bytes(dep[0]), dep[1], dep[2]) for dep in call.deps]
             waits = not all(ref._state for ref in call.dep_refs)
         else:
             waits = False
@@ -349,8 +351,8 @@ class Cell(Mailbox):
             return
         out = self.out(error)
         for item in waiting:
-            if isinstance(item, Step):
-                self.answer(item.call, m.ERROR, out)
+            if isinstance(item, Step):  # a generator that has begun, and waited for its turn
+                self.answer(item.call, m.ERROR, self.out(self.died(f" while {item.call.method} ran", ran=None)))
                 self.discard(item)
             else:
                 self.answer(item, m.ERROR, out)
@@ -529,6 +531,14 @@ class CellContext(CallContext):
     @property
     def deadline(self) -> float | None:  # type: ignore[override]
         return self._call.deadline if self._call is not None else None
+
+    @property
+    def trace(self) -> Trace | None:  # type: ignore[override]
+        return self._call.trace if self._call is not None else None
+
+    @property
+    def environment(self) -> Environment | None:  # type: ignore[override]
+        return self.cell.recipe.environment
 
     @property
     def call(self) -> RefId | None:  # type: ignore[override]

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import msgpack
 
+from actorfw.io.secrets import child_environment
 from actorfw.io.sharedmem import SharedMemory
 from actorfw.runtime import boot
 from actorfw.runtime.deaths import sentence
@@ -369,6 +370,7 @@ class Zygote:
                 stderr=write_fd,
                 pass_fds=[theirs.fileno(), *self._passed, *([self.marks.fd] if self.marks.fd >= 0 else [])],
                 process_group=0,
+                env=child_environment(),
             )
         except BaseException:  # nothing that was opened for it is to stay
             ours.close()

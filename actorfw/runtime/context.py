@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.values.errors import DeadlineExceededError
 from actorfw.values.ids import RefId, text_id
+from actorfw.values.trace import Trace
 
 if TYPE_CHECKING:
     from actorfw.runtime.handles import ActorHandle
+    from actorfw.values.environment import Environment
 
-__all__ = ["CallContext", "milliseconds", "overdue", "running_call"]
+__all__ = ["CallContext", "limits", "milliseconds", "overdue", "running_call", "with_trace"]
 
 # A loop that counts in milliseconds, as uvloop does, calls a timer up to one of them before it is due.
 _EARLY: Final = 0.002
@@ -36,8 +38,22 @@ def overdue(name: str, error: BaseException, deadline: float | None, now: float)
     return DeadlineExceededError(f"{name} did not end within its timeout", ran=None)
 
 
+def with_trace(left: int | None, trace: Trace | None) -> Any:
+    """What is left of a call's deadline, and its trace if it has one, as they travel."""
+    return left if trace is None else [left, *trace]
+
+
+def limits(left: Any, now: float) -> tuple[float | None, Trace | None]:
+    """The deadline of a call, and its trace, from the field in which they travel (`wire.messages`)."""
+    trace: Trace | None = None
+    if type(left) is list:
+        left, parent, state = left
+        trace = (parent, state)
+    return None if left is None else now + left / 1000, trace
+
+
 class CallContext:
-    """One running task or method call.
+    """One running task or method call, or a request to a web server on whose behalf calls are made.
 
     Attributes:
         node_id: id of the node that runs it, 16 hexadecimal digits.
@@ -50,7 +66,9 @@ class CallContext:
         key: key of a virtual actor, or "".
         fencing_token: the actor's incarnation; 0 outside any.
         number: number of the call in the submitter's life; what its own submissions name as their parent.
-        name: of the task or the actor's class, as in errors and output.
+        name: of the task or the actor's class, as in errors and output; "" of a request.
+        trace: the W3C trace context that goes along with what it calls, or None.
+        environment: what it submits has the same, unless it asks for another.
     """
 
     __slots__ = (
@@ -58,6 +76,7 @@ class CallContext:
         "attempt",
         "call",
         "deadline",
+        "environment",
         "fencing_token",
         "gpus",
         "handle",
@@ -65,6 +84,7 @@ class CallContext:
         "name",
         "node_id",
         "number",
+        "trace",
     )
 
     def __init__(
@@ -81,6 +101,8 @@ class CallContext:
         fencing_token: int = 0,
         number: int = 0,
         name: str = "",
+        trace: Trace | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.node_id: str = node_id
         self.call: RefId | None = call
@@ -93,6 +115,8 @@ class CallContext:
         self.fencing_token: int = fencing_token
         self.number: int = number
         self.name: str = name
+        self.trace: Trace | None = trace
+        self.environment: Environment | None = environment
 
     @property
     def guardian(self) -> bytes:
@@ -103,6 +127,16 @@ class CallContext:
     def task_id(self) -> str:
         """Made on demand: most calls are never asked for it."""
         return text_id(self.call) if self.call is not None else ""
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C `traceparent` of the request on whose behalf this runs, or ""."""
+        return self.trace[0] if self.trace is not None else ""
+
+    @property
+    def tracestate(self) -> str:
+        """Its `tracestate`, or ""."""
+        return self.trace[1] if self.trace is not None else ""
 
     def __repr__(self) -> str:
         parts = (f"{name}={getattr(self, name)!r}" for name in sorted(self.__slots__) if getattr(self, name))

@@ -25,7 +25,7 @@ from actorfw.runtime.heldup import SUSPECT
 from actorfw.runtime.refs import PENDING, ObjectRef, Reply
 from actorfw.runtime.routes import IN_QUEUE, ActorCall
 from actorfw.values.errors import DeadlockError
-from actorfw.values.ids import RefId
+from actorfw.values.ids import RefId, as_bytes
 
 if TYPE_CHECKING:
     from actorfw.runtime.channel import WorkerProcess
@@ -93,7 +93,7 @@ class Deadlocks:
         if cell is None or call is None:
             return
         if refs:
-            self.blocks(cell, call, [self.node.objects.adopt(bytes(owner), number, "") for owner, number in refs])
+            self.blocks(cell, call, [self.node.objects.adopt(as_bytes(owner), number, "") for owner, number in refs])
         else:
             self.unblocks(call)
 
@@ -132,9 +132,9 @@ class Deadlocks:
         if rows is not None:
             turns = [
                 Turn(
-                    (bytes(key[0]), key[1]),
+                    (as_bytes(key[0]), key[1]),
                     name,
-                    tuple(Wait((bytes(w[0]), w[1]), (bytes(w[2]), bytes(w[3]), w[4], w[5])) for w in waits),
+                    tuple(Wait((as_bytes(w[0]), w[1]), (as_bytes(w[2]), as_bytes(w[3]), w[4], w[5])) for w in waits),
                 )
                 for key, name, waits in rows
             ]
@@ -144,7 +144,7 @@ class Deadlocks:
 
     def _chased(self, peer: Peer, payload: list[Any]) -> Any:
         life, number, call_life, call, queued = payload
-        turns = self._turns_at((bytes(life), number), (bytes(call_life), call), queued)
+        turns = self._turns_at((as_bytes(life), number), (as_bytes(call_life), call), queued)
         if turns is None:
             return None
         return [[list(turn.key), turn.name, [[*wait.call, *wait.where] for wait in turn.waits]] for turn in turns]

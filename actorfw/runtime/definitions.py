@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from actorfw.core.ledger import Shape
+from actorfw.runtime.runtimeenv import EnvironmentSpec, check_executor
 from actorfw.values.data import Data
+from actorfw.values.environment import Environment
 from actorfw.values.errors import UsageError
 from actorfw.values.scheduling import Bundle, PlacementGroup
 
@@ -140,6 +142,7 @@ class Recipe(Data, frozen=False):
     groups: dict[str, int] = field(default_factory=dict[str, int])
     max_pending_calls: int = 10_000
     overflow: str = "wait"
+    environment: Environment | None = None
 
     def to_blob(self) -> bytes:
         """The bytes whose hash names this definition in messages."""
@@ -155,18 +158,21 @@ class Recipe(Data, frozen=False):
                 self.groups,
                 self.max_pending_calls,
                 self.overflow,
+                *(() if self.environment is None else (self.environment.to_wire(),)),
             ]
         )
         return packed
 
     @classmethod
     def from_blob(cls, blob: bytes) -> Recipe:
-        kind, name, code, executor, amounts, bundle, concurrency, groups, pending, overflow = msgpack.unpackb(blob)
+        fields = msgpack.unpackb(blob)
+        kind, name, code, executor, amounts, bundle, concurrency, groups, pending, overflow, *more = fields
         shape = Shape.from_wire(amounts)
         if bundle is not None:
             (owner, number), index = bundle
             shape = shape.within_bundle(((owner, number), index))
-        return cls(kind, name, code, executor, shape, concurrency, groups, pending, overflow)
+        environment = Environment.from_wire(more[0]) if more else None
+        return cls(kind, name, code, executor, shape, concurrency, groups, pending, overflow, environment)
 
 
 class Definition:
@@ -180,7 +186,8 @@ class Definition:
     """
 
     __slots__ = (
-        *("_recipe_of", "executor", "goes_along", "interface", "kind", "name", "options", "owner", "shape", "target"),
+        *("_recipe_of", "executor", "goes_along", "interface", "kind", "name", "options", "owner", "runtime_env"),
+        *("shape", "target"),
     )
 
     def __init__(self, target: Any, owner: Any, options: Mapping[str, Any], name: str | None = None) -> None:
@@ -203,6 +210,9 @@ class Definition:
         if self.kind == CLASS:
             self.name = target.__qualname__
         self.executor: str = options.get("executor") or ("loop" if asynchronous else "process")
+        self.runtime_env: EnvironmentSpec | None = options.get("runtime_env")
+        if self.runtime_env is not None:
+            check_executor(self.runtime_env, self.executor, self.name)
         if "concurrency_groups" in options:
             self.check_groups()
         given = options.get("num_cpus")
@@ -239,11 +249,14 @@ class Definition:
                     f"concurrency_groups of the actor; there are: {there}"
                 )
 
-    def wire(self, codes: CodeTable) -> tuple[bytes, Recipe]:
-        """The hash that names this definition in messages, and its recipe; adds both blobs to the table."""
+    def wire(self, codes: CodeTable, environment: Environment | None = None) -> tuple[bytes, Recipe]:
+        """The hash that names this definition in messages, and its recipe; adds both blobs to the table.
+
+        `environment`: what it is to run in; always the same object for equal ones.
+        """
         code = codes.define(self.target, owner=self.owner)
         known = self._recipe_of
-        if known is not None and known[0] is codes and known[1] == code:
+        if known is not None and known[0] is codes and known[1] == code and known[3].environment is environment:
             return known[2], known[3]
         self.check_groups()
         self.goes_along = self.kind != CLASS and bool(codes.captured(self.target))
@@ -257,6 +270,7 @@ class Definition:
             dict(self.options.get("concurrency_groups") or {}),
             self.options.get("max_pending_calls") or 10_000,
             self.options.get("overflow") or "wait",
+            environment,
         )
         hashed = codes.add(recipe.to_blob())
         self._recipe_of = (codes, code, hashed, recipe)

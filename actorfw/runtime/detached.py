@@ -25,7 +25,7 @@ from actorfw.runtime.refs import FAILED, FreeGrip, Reply
 from actorfw.runtime.selfcontained import check_by_value, new_id
 from actorfw.runtime.specs import Specs
 from actorfw.values.errors import ActorDiedError, ActorExistsError, ActorFwError, NoQuorumError, UsageError
-from actorfw.values.ids import RefId, is_detached, owned_ids, text_id
+from actorfw.values.ids import RefId, as_bytes, is_detached, owned_ids, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed, in_memory
@@ -233,7 +233,7 @@ class Detached:
     def _build(self, key: Key, entry: Entry, record: Record) -> Guarded:
         node = self.node
         data, buffers, refs, codes, _ = msgpack.unpackb(node.codes.get(record.spec))
-        packed = Packed(data, buffers, [(bytes(ref[0]), ref[1], ref[2]) for ref in refs], codes)
+        packed = Packed(data, buffers, [(as_bytes(ref[0]), ref[1], ref[2]) for ref in refs], codes)
         actor, _ = Guarded.from_wire(node, entry.id, packed)
         actor.name = None if key[0] in (HIDDEN, ALIASES) else key
         machine = actor.machine
@@ -357,13 +357,13 @@ class Detached:
             fate.add_done_callback(lambda done: self._say(ticket, *done.result()))
         elif verb == "over":
             host, incarnation, reason, out = argument
-            node.guardians.host_says(id, bytes(host), incarnation, reason, node.objects.keep(out))
+            node.guardians.host_says(id, as_bytes(host), incarnation, reason, node.objects.keep(out))
             self._say(ticket, "is", None)
         elif verb == "move":
             node.guardians.move(id)
             self._say(ticket, "is", None)
         else:
-            self._say(ticket, "is", self._is_hosted(actor, bytes(argument[0]), argument[1]))
+            self._say(ticket, "is", self._is_hosted(actor, as_bytes(argument[0]), argument[1]))
 
     def _say(self, ticket: Any, *answer: Any) -> None:
         self.node.directory.answered(ticket, True, answer)
@@ -472,10 +472,10 @@ class Detached:
         elif answer[0] == "up":
             _, incarnation, lasting, host, address = answer
             if incarnation > route.lost:
-                calls.locating.found(route, incarnation, lasting, bytes(host), address)
+                calls.locating.found(route, incarnation, lasting, as_bytes(host), address)
         elif answer[0] == "alias":
             route.asking = False
-            calls.locating.redirect(route, (bytes(answer[1]), answer[2]), answer[3])
+            calls.locating.redirect(route, (as_bytes(answer[1]), answer[2]), answer[3])
         else:
             route.asking = False
             calls.end_route_with(route, self.node.objects.keep(answer[2]))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from actorfw.wire.codec import Codec
 
-__all__ = ["END", "InContext", "Unsendable", "close", "inner", "next_item", "pack_item"]
+__all__ = ["END", "InContext", "Unsendable", "asynchronous", "close", "inner", "next_item", "pack_item"]
 
 logger = logging.getLogger("actorfw.actors")
 
@@ -134,3 +134,13 @@ def inner(coro: Any) -> Any:
     frame = getattr(coro, "gi_frame", None)
     driven = frame.f_locals.get("coro") if frame is not None else None
     return driven if driven is not coro else None
+
+
+async def asynchronous(items: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    """A plain generator that runs on the loop, between whose items others get their turn."""
+    try:
+        for item in items:
+            yield item
+            await asyncio.sleep(0)
+    finally:
+        items.close()

@@ -11,13 +11,13 @@ import functools
 import inspect
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.credit import first_of, more
-from actorfw.runtime.context import CallContext, overdue, running_call
+from actorfw.runtime.context import CallContext, limits, overdue, running_call
 from actorfw.runtime.definitions import ASYNC_GENERATOR, GENERATOR, Recipe
-from actorfw.runtime.driving import Unsendable, pack_item
+from actorfw.runtime.driving import Unsendable, asynchronous, pack_item
 from actorfw.runtime.refs import FAILED, READY, ObjectRef
 from actorfw.runtime.routes import count_of, held_ids
 from actorfw.runtime.store.residence import all_here
@@ -31,6 +31,7 @@ from actorfw.values.errors import (
     TaskCancelledError,
     TaskError,
 )
+from actorfw.values.ids import as_bytes
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import size_of
@@ -77,6 +78,7 @@ class Execution:
         "serial",
         "since",
         "started",
+        "trace",
         "worker",
     )
 
@@ -98,6 +100,7 @@ class Execution:
         self.dep_refs = None
         self.holds = False  # whether its arguments carried refs
         self.deadline = None
+        self.trace: Any = None  # (traceparent, tracestate), if it belongs to one
         self.attempt = 1
         self.credit: Any = 0
         self.num_returns: Any = 1  # how many; of several, for another node: their numbers there
@@ -157,13 +160,12 @@ class ExecutionService:
         exe.num_returns = num_returns
         exe.limited = bool(flags & m.LIMITED)
         exe.last = bool(flags & m.LAST_ATTEMPT)
-        if left is not None:
-            exe.deadline = node.env.time() + left / 1000
+        exe.deadline, exe.trace = limits(left, node.env.time())
         self._foreign[(peer.life, no, attempt)] = exe
         if deps:
             refs: list[ObjectRef[Any]] = []
             for dep in deps:
-                ref = node.objects.adopt(bytes(dep[0]), dep[1], dep[2])
+                ref = node.objects.adopt(as_bytes(dep[0]), dep[1], dep[2])
                 if len(dep) == 4 and not ref.done():
                     ref._lazy = False
                     ref._settle(node.objects.keep(dep[3]))
@@ -264,6 +266,8 @@ class ExecutionService:
     def try_start(self, exe: Execution) -> bool:
         """Run it here if there is room for it now."""
         kind = exe.recipe.executor
+        if exe.recipe.environment is not None and (away := self.node.environments.turned_away(exe)) is not None:
+            return away
         if kind == "process":
             return self.node.pool.try_run(exe)
         if kind == "thread" and not self._threads.has_room():
@@ -287,7 +291,7 @@ class ExecutionService:
     def _deps_here(self, exe: Execution) -> bool:
         # A local task comes here with its own deps settled; borrowed ones are fetched now.
         if exe.dep_refs is None:
-            exe.dep_refs = [self.node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps]
+            exe.dep_refs = [self.node.objects.adopt(as_bytes(d[0]), d[1], d[2]) for d in exe.deps]
         if all_here(exe.dep_refs):
             return True
 
@@ -325,9 +329,13 @@ class ExecutionService:
             gpus=tuple(exe.grant.gpus) if exe.grant is not None else (),
             number=exe.serial,
             name=exe.name,
+            trace=exe.trace,
+            environment=exe.recipe.environment,
         )
 
     def _start_here(self, exe: Execution) -> None:
+        if exe.recipe.environment is not None and not self.node.environments.here(exe, lambda: self._start_here(exe)):
+            return
         if exe.recipe.executor == "loop" or self.node.env.pace is not None:
             self._start_on_loop(exe)
         else:
@@ -352,7 +360,7 @@ class ExecutionService:
                 await self._stream(exe, value)
                 return
             if exe.recipe.kind == GENERATOR:
-                await self._stream(exe, _asynchronous(value))
+                await self._stream(exe, asynchronous(value))
                 return
             if inspect.isawaitable(value):
                 value = await value
@@ -449,7 +457,6 @@ class ExecutionService:
         self.ledger.retake_cpu(exe.grant)
 
     # -- answering -----------------------------------------------------------------------------------------------------
-    # -----------------
 
     def returned(self, exe: Execution, value: Any) -> None:
         """It returned: pack what it returned and answer."""
@@ -535,7 +542,6 @@ class ExecutionService:
         return exe  # type: ignore[return-value]
 
     # -- ending early --------------------------------------------------------------------------------------------------
-    # --------------------
 
     def cancel(self, exe: Execution, *, force: bool, recursive: bool) -> None:
         """End it where it runs. A function in a thread can't be interrupted: its result is dropped."""
@@ -588,13 +594,3 @@ class ExecutionService:
             elif isinstance(exe.credit, Credit):
                 exe.credit.add(-1)
         self._threads.close()
-
-
-async def _asynchronous(items: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
-    """A plain generator that runs on the loop, between whose items others get their turn."""
-    try:
-        for item in items:
-            yield item
-            await asyncio.sleep(0)
-    finally:
-        items.close()

@@ -27,6 +27,7 @@ from actorfw.core.instructions import (
 from actorfw.core.membership import GOSSIP, Membership
 from actorfw.core.records import Phase, Record
 from actorfw.core.ring import Recent
+from actorfw.runtime.visits import is_visitor
 from actorfw.values import events
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Refutation, node_id_of, short
@@ -165,6 +166,8 @@ class Failure:
 
     def linked(self, peer: Peer) -> None:
         """A link was made: its other side has said what it is."""
+        if is_visitor(peer):
+            return
         self.node.hostmates.linked(peer)
         try:
             record = Record.from_wire(peer.info["record"])
@@ -195,7 +198,7 @@ class Failure:
                 # Whatever link there seems to be, it leads nowhere: who is there has proven it.
                 self._do(self.machine.evidence(peer.life, "eof", now))
             self._do(self.machine.evidence(peer.life, kind, now))
-        elif kind in PROOF:
+        elif kind in PROOF or is_visitor(peer):
             self.node.peers.bury(peer.life, detail)
 
     def peer_ended(self, peer: Peer, reason: str, detail: str) -> None:
@@ -367,7 +370,7 @@ class Failure:
         self._tidy_timer = node.env.call_later(TIDY_SECONDS * node.env.random.uniform(0.8, 1.2), self._tidy)
         recent, peers = self._recent, node.peers.by_life
         for life, peer in peers.items():
-            if not peer.connected or life in self.machine.neighbours:
+            if not peer.connected or life in self.machine.neighbours or is_visitor(peer):
                 recent.forget(life)
                 continue
             mark = (peer.session.seen, peer.session.next_out)

@@ -23,6 +23,11 @@ class ForeignQueue:
         self.node = node
         self.queues: dict[tuple[bytes, Where | None], deque[Execution]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait here."""
+        return sum(not exe.cancelled for queue in self.queues.values() for exe in queue)
+
     def keep(self, exe: Execution) -> bool:
         """Keep a task until there is room; False when its submitter's share of the queue is full."""
         node = self.node

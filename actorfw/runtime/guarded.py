@@ -12,7 +12,7 @@ import msgpack
 
 from actorfw.core.guardian import ENDED, UP, Guardian
 from actorfw.runtime.definitions import Interface, Recipe
-from actorfw.values.ids import node_id_of
+from actorfw.values.ids import as_bytes, node_id_of
 from actorfw.values.rare import Rare
 from actorfw.wire.payload import Packed
 
@@ -115,7 +115,8 @@ class Guarded:
         if self.target is not None:
             address = self.out._address if self.out is not None else node.members.addresses.get(self.target[0], "")
             alias = [*self.target, address]
-        options = node.codec.pack(dict(self.options))
+        # Of its environment the recipe has all that matters from here on.
+        options = node.codec.pack({name: value for name, value in self.options.items() if name != "runtime_env"})
         codes = [self.hashed, self.recipe.code]
         refs: list[Any] = []
         if packed is not None:
@@ -133,7 +134,7 @@ class Guarded:
             options,
             self.name if alias is None else None,
             [machine.state, machine.incarnation, machine.host, machine.left, machine.how, machine.reason],
-            [self.naming, self.asked_end, alias],
+            [self.naming, self.asked_end, alias, self.before],
         ]
         data: bytes = msgpack.packb(head)
         return Packed(data, packed.buffers if packed is not None else [], refs, list(dict.fromkeys(codes)))
@@ -150,21 +151,25 @@ class Guarded:
             options = Packed.from_wire(options)
         actor = cls(id, hashed, node.recipe(hashed), node.interfaces.known(Interface.from_wire(interface)))
         actor.begin(node.codec.unpack(options))
+        if actor.recipe.environment is not None:
+            node.environments.expected(hashed, id[0])
         actor.args = args
         if packed:
             recipe = {hashed, actor.recipe.code}
             codes = [code for code in wire.codes if code not in recipe]
             actor.args = node.objects.keep(Packed(args, wire.buffers, wire.refs, codes))
-        actor.deps = [(bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
+        actor.deps = [(as_bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
         actor.name = tuple(name) if name is not None else None
         made = actor.machine
         made.state, made.incarnation, made.host, made.left, made.how, made.reason = machine
         if made.state == ENDED:
             actor.args, actor.out = None, actor.args
-        actor.naming, actor.asked_end, alias = naming
+        actor.naming, actor.asked_end, alias, before = naming
+        if before:
+            actor.before = before
         if alias is None:
             return actor, ""
-        actor.target = (bytes(alias[0]), alias[1])
+        actor.target = (as_bytes(alias[0]), alias[1])
         return actor, alias[2]
 
     def info(self, node: Node, id: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.inheritance import Estate, Heirs
-from actorfw.values.ids import RefId, short
+from actorfw.values.ids import RefId, as_bytes, short
 from actorfw.wire import messages as m
 from actorfw.wire.payload import size_of
 
@@ -69,7 +69,7 @@ class Inheritance:
 
     def on_moved(self, peer: Peer, msg: list[Any]) -> None:
         """Somebody has an heir."""
-        self.learned((bytes(life), bytes(heir), str(address)) for life, heir, address in msg[1])
+        self.learned((as_bytes(life), as_bytes(heir), str(address)) for life, heir, address in msg[1])
 
     def learned(self, rows: Iterable[tuple[bytes, bytes, str]]) -> None:
         """Some nodes have heirs; told as often as one likes."""
@@ -83,6 +83,7 @@ class Inheritance:
             logger.info("what node %s owned is node %s's now", short(life), short(to))
             node.objects.carry_out(self.estate.moved(life, to))
             node.fetches.moved(to)
+            node.copies.moved(to)
             node.calls.locating.moved(to)
             node.hosting.moved(life, to)
             node.watching.moved(to)
@@ -113,7 +114,7 @@ class Inheritance:
         if msg[1] is None:
             self.node.leaving.inherited(peer)
         else:
-            self._announced[peer.life] = [(bytes(life), number) for life, number in msg[1]], msg[2], []
+            self._announced[peer.life] = [(as_bytes(life), number) for life, number in msg[1]], msg[2], []
             self._complete(peer)
 
     def on_relay(self, peer: Peer, msg: list[Any]) -> None:
@@ -125,7 +126,7 @@ class Inheritance:
             _, host, life, number, incarnation, reason, out = msg
             objects = self.node.objects
             given = objects.taken(peer, out)
-            self.node.guardians.host_says((life, number), bytes(host), incarnation, reason, objects.keep(out))
+            self.node.guardians.host_says((life, number), as_bytes(host), incarnation, reason, objects.keep(out))
             objects.settle_taken(given)
 
     def _complete(self, peer: Peer) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from actorfw.runtime.definitions import ActorDefinitions, Definition, Interface, MethodInfo
     from actorfw.runtime.handles import ActorHandle
     from actorfw.runtime.refs import Grip, ObjectRef, Reply
+    from actorfw.runtime.runtimeenv import Resolver
     from actorfw.runtime.streams import Stream
     from actorfw.values.ids import RefId
     from actorfw.wire.codec import Codec
@@ -27,6 +28,8 @@ class Home(Protocol):
 
     codec: Codec
     actor_classes: ActorDefinitions
+    resolver: Resolver
+    """What it makes of the environments that are asked for here."""
     life: bytes
     """The life of the node: owner of all that is submitted here, by its workers too."""
     open: bool
@@ -52,6 +55,10 @@ class Home(Protocol):
 
     def asked(self, ref: ObjectRef[Any]) -> None:
         """Somebody waits for a ref whose value is not here yet: fetch it. At home."""
+        ...
+
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        """Nobody waits for a pending ref any more. At home."""
         ...
 
     def await_cancelled(self, ref: Reply[Any]) -> bool:

@@ -16,6 +16,7 @@ from actorfw.core.entries import Key
 from actorfw.core.fencing import Fence
 from actorfw.core.ledger import Shape
 from actorfw.runtime.cells import ENDED, ENDING, STARTING, Cell
+from actorfw.runtime.context import limits
 from actorfw.runtime.definitions import Interface, Recipe
 from actorfw.runtime.execution import Credit
 from actorfw.runtime.groups import Groups, runs_one_at_a_time
@@ -30,7 +31,7 @@ from actorfw.runtime.store.residence import all_here
 from actorfw.runtime.taskcells import TaskCell
 from actorfw.runtime.threadcells import ThreadCell, is_asynchronous
 from actorfw.values.errors import ActorDiedError, ActorFwError, PeerUnreachableError
-from actorfw.values.ids import RefId, checked_id, is_detached, text_id
+from actorfw.values.ids import RefId, as_bytes, checked_id, is_detached, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import size_of
@@ -92,7 +93,7 @@ class Hosting:
 
         refs = None
         if deps:
-            refs = [node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in deps]
+            refs = [node.objects.adopt(as_bytes(d[0]), d[1], d[2]) for d in deps]
             for ref, dep in zip(refs, deps, strict=True):
                 if len(dep) == 4 and not ref.done():
                     ref._lazy = False
@@ -163,6 +164,22 @@ class Hosting:
             self._begin(cell, hashed, args, refs, then)
 
     def _begin(self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]) -> None:
+        environment = cell.recipe.environment
+        if environment is not None and not isinstance(cell, ProcessCell):
+
+            def ready(error: Exception | None) -> None:
+                if error is None or cell.state == ENDED:
+                    self._begin_here(cell, hashed, args, refs, then)
+                else:
+                    cell.failed(error, self._made(cell, then), cell.out(error))
+
+            self.node.environments.when_here(environment, cell.guardian, ready)
+        else:
+            self._begin_here(cell, hashed, args, refs, then)
+
+    def _begin_here(
+        self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]
+    ) -> None:
         if refs and not all_here(refs):
             self.node.objects.resolve(refs, lambda: self._construct(cell, hashed, args, refs, then))
         else:
@@ -185,12 +202,7 @@ class Hosting:
         self, cell: AnyCell, hashed: bytes, args: Any, refs: Any, then: Callable[[str, Any], object]
     ) -> None:
         node = self.node
-
-        def made(state: str, out: Any) -> None:
-            then(state, out)
-            for other in self._also.pop(cell, ()):
-                other(state, out)
-
+        made = self._made(cell, then)
         if cell.state == ENDED:
             made("failed", cell.out(cell.died()))
             return
@@ -206,7 +218,8 @@ class Hosting:
                 return
         try:
             if isinstance(cell, ProcessCell):
-                cell.launch(node.pool.spawn(), hashed, cell.interface, args, refs, made)
+                worker = node.pool.spawn(cell.recipe.environment, cell.guardian)
+                cell.launch(worker, hashed, cell.interface, args, refs, made)
                 return
             actor_class = node.codes.load(cell.recipe.code)
             unpacked, kwargs = node.unpack_args(args, refs)
@@ -214,6 +227,16 @@ class Hosting:
             cell.failed(error, made, cell.out(error, infrastructure=isinstance(error, ActorFwError)))
             return
         cell.start(actor_class, cell.interface, unpacked, kwargs, made)
+
+    def _made(self, cell: AnyCell, then: Callable[[str, Any], object]) -> Callable[[str, Any], None]:
+        """`then`, and after it all others that wait to hear how an incarnation was made."""
+
+        def made(state: str, out: Any) -> None:
+            then(state, out)
+            for other in self._also.pop(cell, ()):
+                other(state, out)
+
+        return made
 
     def tell_room(self) -> None:
         """Something here may have become free: guardians that had no room hear of it."""
@@ -234,7 +257,7 @@ class Hosting:
     def on_call(self, peer: Peer, msg: list[Any]) -> None:
         """A call from another node. One that can't be taken apart is answered with its error; nobody else notices."""
         try:
-            _, no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, tell = msg
+            _, no, life, number, incarnation, method, args, deps, left, credit, num_returns, caller, attempt = msg
             node = self.node
             cell = self.cells.get((life, number))
             call = ActorCall(no, method, args, deps)
@@ -242,9 +265,13 @@ class Hosting:
             call.caller = caller
             call.credit = credit
             call.num_returns = num_returns
-            call.tell = tell
+            if attempt:
+                tell = False
+                call.attempt = attempt
+            else:
+                tell = call.tell = True
             if left is not None:
-                call.deadline = node.env.time() + left / 1000
+                call.deadline, call.trace = limits(left, node.env.time())
             if deps or (type(args) is list and args and type(args[0]) is bytes):
                 given = None
                 held = held_ids(args, deps)
@@ -257,7 +284,7 @@ class Hosting:
                 call.args = node.objects.keep(args)
                 call.size = size_of(call.args)
                 if deps:
-                    call.dep_refs = [node.objects.adopt(bytes(d[0]), d[1], d[2]) for d in deps]
+                    call.dep_refs = [node.objects.adopt(as_bytes(d[0]), d[1], d[2]) for d in deps]
                     for ref, dep in zip(call.dep_refs, deps, strict=True):
                         if len(dep) == 4 and not ref.done():
                             ref._lazy = False
@@ -308,7 +335,8 @@ class Hosting:
             # Its caller has kept nothing of it.
             deps = [list(dep[:3]) for dep in call.deps] if call.deps else None
             self.node.outbound.give(peer, call.args, deps)
-            peer.send((m.RETURNED, call.no, *id, incarnation, call.method, call.args, deps, call.credit, call.caller))
+            where = (call.no, *id, incarnation)
+            peer.send((m.RETURNED, *where, call.method, call.args, deps, call.credit, call.caller, call.trace))
             return
         self._unanswered(peer, call, m.NOT_HERE, call.no, incarnation)
 

@@ -16,7 +16,7 @@ from actorfw.runtime.outbound import PACKED, PICKLED, TEXT
 from actorfw.runtime.peers import Peer, no_handler
 from actorfw.runtime.store.arrivals import arrival_of
 from actorfw.values.errors import ActorFwError, SerializationError
-from actorfw.values.ids import owned_ids
+from actorfw.values.ids import as_bytes, owned_ids
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed
@@ -55,7 +55,7 @@ class Inbound:
         if head[0] == m.RESULT:
             _, no, _, kept, attempt, *_ = head
             key = (no, attempt, peer.life) if attempt else (no, peer.life)
-            node.objects.carry_out(node.objects.ownership.call_ended(key, [(bytes(k[0]), k[1]) for k in kept or ()]))
+            node.objects.carry_out(node.objects.ownership.call_ended(key, [(as_bytes(k[0]), k[1]) for k in kept or ()]))
         if head[-3] != PACKED:
             return None
         return arrival_of(node.codec.shared, sizes, lambda buffers: self.on_large(peer, head, buffers))
@@ -75,7 +75,7 @@ class Inbound:
         elif form == TEXT:
             out = str(data, "utf-8")
         else:
-            out = Packed(bytes(data), list(rest), [(bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
+            out = Packed(bytes(data), list(rest), [(as_bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
             node.objects.keep(out)
         self._large_out(peer, head, out)
         if given is not None:
@@ -108,6 +108,14 @@ class Inbound:
             peer.send((m.SETTLED, msg[1], msg[2], m.ERROR, out))
         else:
             logger.error("a message of kind %s to node %s can't be sent: %s", kind, peer.name, error)
+
+    def unread(self, peer: Peer, msg: list[Any], why: str) -> None:
+        """A peer's message could not be handled: if it is an answer, whoever waits for it hears so."""
+        if msg[0] == m.RESULT:
+            node = self.node
+            error = SerializationError(f"the answer of node {peer.name} can't be read: {why}")
+            out = pack_error(node.codec, error, where=node.name, infrastructure=True)
+            node.tasks.on_result(peer, [m.RESULT, msg[1], m.ERROR, out, None, msg[5]])
 
     # -- messages ------------------------------------------------------------------------------------------------------
 

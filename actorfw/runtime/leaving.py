@@ -77,6 +77,13 @@ class Leaving:
             )
         return asyncio.shield(self._report)
 
+    def announce(self) -> None:
+        """This node will leave: nothing new is placed here, and what waits here for others goes elsewhere. The program
+        here goes on as before."""
+        self.begun = True
+        self.node.failure.set_phase(Phase.LEAVING)
+        self.node.execution.bounce_waiting()
+
     async def _leave(self, timeout: float, report: asyncio.Future[DrainReport]) -> None:
         try:
             report.set_result(await self._drain(timeout))
@@ -91,10 +98,8 @@ class Leaving:
         node = self.node
         began = node.env.time()
         until = began + timeout
-        self.begun = True
         logger.info("node %s drains, for %g s at most", node.name, timeout)
-        node.failure.set_phase(Phase.LEAVING)
-        node.execution.bounce_waiting()
+        self.announce()
         if node.peers.by_life:
             await node.directory.leave(min(NAMES_SECONDS, timeout))
         self._move_actors()
@@ -105,6 +110,7 @@ class Leaving:
             "calls": sum(1 for call in node.calls.open.values() if not call.tell),
             "actors": self._needed(),
         }
+        last = self._last()
         node.execution.give_up()
         node.end_work("drained")
         lost, heir = await self.hand_over(max(until, node.env.time() + HAND_OVER_SECONDS))
@@ -116,13 +122,23 @@ class Leaving:
             **report,
         )
         if not found.complete:
-            logger.warning("node %s left before all was done: %s", node.name, found)
+            # A cluster that ends, ends its detached actors: that is nobody's loss who is still there.
+            ends = last and not (found.tasks or found.calls or found.objects)
+            level = logging.INFO if ends else logging.WARNING
+            logger.log(level, "node %s left before all was done: %s", node.name, found)
         return found
 
     def _quiet(self) -> bool:
-        """Nothing that others, or the program here, wait for is under way."""
+        """Nothing that others, or the program here, wait for is under way. Actors wait for nobody if nobody stays."""
         node = self.node
-        return not (node.tasks.open or node.calls.open or node.execution.foreign or self._needed())
+        if node.tasks.open or node.calls.open or node.execution.foreign:
+            return False
+        return not self._needed() or self._last()
+
+    def _last(self) -> bool:
+        """Whether no member stays: the cluster ends with this node, or with others that leave at the same time."""
+        life = self.node.life
+        return all(fact.state == "leaving" for of, fact in self.node.members.facts.items() if of != life)
 
     def _needed(self) -> int:
         """How many actors here somebody else has handles of. Those of this node's own program alone end with it."""
@@ -133,6 +149,8 @@ class Leaving:
     def _move_actors(self) -> None:
         """Guardians place elsewhere what may live elsewhere. What may not stays until its handles are gone."""
         node = self.node
+        if self._last():
+            return
         for cell in list(node.hosting.cells.values()):
             if cell.guardian == node.life or node.detached.guards(cell.id):
                 node.guardians.move(cell.id)
@@ -172,6 +190,9 @@ class Leaving:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+        if bequest.state == "moved" and bequest.heir is not None:
+            recipes = [actor.recipe for actor in self._given_up.values()]
+            await node.environments.hand_over(bequest.heir, recipes, until)
         return len(node.heirs.estate.ids()), bequest.heir if bequest.state == "moved" else None
 
     async def _give_back_copies(self, until: float) -> None:

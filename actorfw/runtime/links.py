@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core.handshake import (
     HANDSHAKE_SECONDS,
+    HELLO_SECONDS,
+    INFO_BYTES,
     NONCE_BYTES,
+    PROOF_BYTES,
     Accepting,
     Dialling,
+    Offer,
     PacketReader,
     RefusalCode,
     Refused,
 )
-from actorfw.core.session import Batch, Session
+from actorfw.core.session import Session
+from actorfw.io.direct import Direct, read_with, reads_directly
 from actorfw.io.env import TimerHandle
-from actorfw.io.tcp import is_loopback, kernel_answers, tune
+from actorfw.io.tcp import kernel_answers, leaves_the_machine, route, tune
 from actorfw.values.errors import ActorFwError, PeerUnreachableError, ProtocolError
 from actorfw.values.ids import short
-from actorfw.wire.frames import HEADER_BYTES, FrameParser, Sealer, header, piece_mark, sealer, unpack_batch
+from actorfw.values.names import NAME_BYTES
+from actorfw.wire.frames import Frame, FrameParser, Piece, Sealer, header, piece_mark, sealer, unpack_batch
 
 if TYPE_CHECKING:
     from actorfw.runtime.peer import Peer
@@ -39,8 +46,6 @@ logger = logging.getLogger("actorfw.peers")
 # Below this one joined write is cheaper than a vector of two.
 _JOIN_BYTES: Final = 32 * 1024
 _HIGH_WATER: Final = 512 * 1024
-# Far above what a full mesh needs; below what would exhaust descriptors and memory with silent connections.
-_MAX_CONNECTIONS: Final = 4096
 
 
 class Link(asyncio.Protocol):
@@ -51,7 +56,10 @@ class Link(asyncio.Protocol):
         closed: this side is done with it; what still arrives is not read.
     """
 
-    __slots__ = ("_feed", "_peers", "_seal", "_write", "closed", "greeting", "paused", "peer", "session", "transport")
+    __slots__ = (
+        *("_direct", "_feed", "_parser", "_peers", "_seal", "_write"),
+        *("closed", "greeting", "paused", "peer", "session", "transport"),
+    )
 
     peer: Peer
     session: Session
@@ -60,7 +68,8 @@ class Link(asyncio.Protocol):
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
         self._seal: Sealer | None = None
-        self._feed = FrameParser().feed
+        self._direct: Direct | None = None
+        self._parser = FrameParser()
         self.greeting: Greeting | None = None
         self.paused = False
         self.closed = False
@@ -73,36 +82,41 @@ class Link(asyncio.Protocol):
         self._write = self.transport.write
         if write_key:
             self._seal = sealer(write_key)
-            self._feed = FrameParser(sealer(read_key)).feed
+            self._parser = FrameParser(sealer(read_key))
+        else:
+            self._parser = FrameParser(None, self._place)
+        self._feed: Callable[[Any], list[Frame]] = self._parser.feed
         self.transport.set_write_buffer_limits(high=_HIGH_WATER)
         self.transport.set_protocol(self)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether its frames carry seals: what is wrong with one may be somebody's doing on the way."""
+        return self._seal is not None
+
     # Hot path: one call per write and per read, no object beyond frames and messages.
 
-    def write(self, n: int, batch: Batch) -> None:
+    def write(self, n: int, batch: Any) -> None:
         """Write frame `n`, with the session's ack."""
         size = len(batch)
         head = header(size, n, self.session.seen)
         if self._seal is not None:
+            if type(batch) is Piece:
+                batch = batch.joined()
             head += self._seal(head, batch)
         if size < _JOIN_BYTES:
             self._write(head + batch)
+        elif type(batch) is Piece:
+            self.transport.writelines((head + batch.mark, batch.body))
         else:
             self.transport.writelines((head, batch))
 
     def write_piece(self, kind: int, number: int, piece: memoryview) -> bool:
-        """Write a message that has a frame of its own; False where frames are sealed, and so have to be put together.
-
-        The session keeps the batch as a part of the very bytes that are written.
-        """
-        if self._seal is not None:
+        """Write a message that has a frame of its own, without a copy; False if it is small, or frames are sealed."""
+        if self._seal is not None or len(piece) < _JOIN_BYTES:
             return False
-        session = self.session
-        mark = piece_mark(kind, number, len(piece))
-        size = len(mark) + len(piece)
-        frame = b"".join((header(size, session.next_out + 1, session.seen), mark, piece))
-        session.put(memoryview(frame)[HEADER_BYTES:])
-        self._write(frame)
+        batch = Piece(piece_mark(kind, number, len(piece)), piece)
+        self.write(self.session.put(batch), batch)
         return True
 
     def write_ack(self) -> None:
@@ -110,7 +124,7 @@ class Link(asyncio.Protocol):
         self.write(0, b"")
         self.session.ack_written()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Any) -> None:
         """Bytes came: process every frame that is complete, then write at once what the handlers sent."""
         peer = self.peer
         session = self.session
@@ -160,6 +174,7 @@ class Link(asyncio.Protocol):
         """A message could not be handled: the others of its frame are, and the link goes on."""
         handlers = self._peers.handlers
         self._peers.not_handled(self.peer, message)
+        self._peers.entrance.unread(self.peer, message)
         while True:
             try:
                 for message in rest:
@@ -167,6 +182,31 @@ class Link(asyncio.Protocol):
                 return
             except Exception:  # the node's own mistake, or a peer's: the others of its frame are not to blame
                 self._peers.not_handled(self.peer, message)
+                self._peers.entrance.unread(self.peer, message)
+
+    # Large pieces are read straight to where they belong, while there are any.
+
+    def _place(self, number: int, size: int, known: bool) -> memoryview | None:
+        # Whether or not this one can be placed: from here on reads end where pieces do, so the next one can.
+        room = self.peer.bulk.place(number, size) if known else None
+        if (room is not None or not known) and self._direct is None and reads_directly(self.transport):
+            self._direct = Direct(self, self._parser)
+            read_with(self.transport, self._direct)
+        return room
+
+    def filled(self, size: int) -> None:
+        """So many bytes were read to where they belong."""
+        self._feed = self._parser.filled
+        try:
+            self.data_received(size)  # rather this than one more call for each read of small frames
+        finally:
+            self._feed = self._parser.feed
+
+    def read_on(self) -> None:
+        """Bytes were read by `Direct`: stay with that while large messages are on their way."""
+        if self._direct is not None and not self.closed and not self.peer.bulk.arriving and not self._parser.begun:
+            self._direct = None
+            read_with(self.transport, self)
 
     # What the transport says.
 
@@ -220,6 +260,8 @@ class Greeting(asyncio.Protocol):
 
     transport: asyncio.Transport
 
+    patience = HANDSHAKE_SECONDS  # for the first packet
+
     def __init__(self, peers: Peers, where: str) -> None:
         self.peers = peers
         self.where = where
@@ -237,13 +279,32 @@ class Greeting(asyncio.Protocol):
             self.transport.abort()
             return
         self.peers.connections[self] = None
+        self.peers.count_connections()
         tune(transport)
-        self._timer = self.peers.env.call_later(HANDSHAKE_SECONDS, self._too_slow)
-        self.begin(_leaves_the_machine(transport))
+        self.allow(self.patience)
+        self.arrived()
+        tls = transport.get_extra_info("tls")
+        if tls is None:
+            self.begin()
+        else:
+            tls.when_secured(self.begin)
 
-    def begin(self, seal: bool) -> None:
-        """Start the handshake; `seal` tells whether the connection leaves the machine."""
+    def arrived(self) -> None:
+        """The connection stands, and nothing was said yet."""
+
+    def begin(self) -> None:
+        """Start the handshake."""
         raise NotImplementedError
+
+    def offer(self, address: str, *, dialled: bool) -> Offer:
+        """What this side says of itself and of the connection; `address`: what was dialled, for all this side knows."""
+        me = self.peers.me
+        tls = self.transport.get_extra_info("tls")
+        if tls is not None:
+            return me.offer(address, tls=True, mark=tls.mark)
+        if leaves_the_machine(self.transport):
+            return me.offer(address, seal=True)
+        return me.offer(address, mark=route(self.transport, dialled=dialled))
 
     def packet(self, packet: bytes) -> None:
         """Take one packet. Raises an `ActorFwError` to give the connection up."""
@@ -262,15 +323,21 @@ class Greeting(asyncio.Protocol):
                 packet = None if self.finished else self._reader.feed(b"")
         except ActorFwError as error:
             self.fail(error)
+        except Exception as error:  # what the other side says is read here, and nothing of it has been checked yet
+            logger.info("a handshake with %s failed", self.where, exc_info=True)
+            self.fail(ProtocolError(f"what it says makes no sense: {type(error).__name__}: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone before the handshake was over."""
         self.peers.gone(self)
         self.fail(exc or ConnectionError("the connection was closed during the handshake"))
 
-    def expect_large(self) -> None:
-        """The other side is authentic now: its next packet may be larger."""
-        self._reader.limit = 1024 * 1024
+    def allow(self, seconds: float, size: int = 0) -> None:
+        """Give the other side so long from now on for its next packet, of so many bytes."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.peers.env.call_later(seconds, self._too_slow, seconds)
+        self._reader.limit = size or self._reader.limit
 
     def become_link(self, peer: Peer, write_key: bytes, read_key: bytes) -> None:
         """The session takes the connection."""
@@ -309,9 +376,13 @@ class Greeting(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _too_slow(self) -> None:
+    def _too_slow(self, seconds: float) -> None:
         self.peers.counters["slow_handshakes"] += 1
-        self.fail(ConnectionError(f"no handshake within {HANDSHAKE_SECONDS:g} s"))
+        self.fail(ConnectionError(f"no handshake within {seconds:g} s"))
+
+
+class LimitError(Exception):
+    """A connection was closed because there were too many."""
 
 
 class SupersededError(Exception):
@@ -356,19 +427,22 @@ class DialGreeting(Greeting):
         self.rival = b""  # a life that has answered, of which this node has buried it or the other way round
         self.shake: Dialling
 
-    def begin(self, seal: bool) -> None:
-        """Send the hello."""
+    def arrived(self) -> None:
+        """Somebody's kernel answers there."""
         self.connected = True
-        env = self.peers.env
-        where = f"the node at {self.where}"
-        self.shake = Dialling(self.peers.me.offer(seal), self.peers.secrets, env.token(NONCE_BYTES), where)
+
+    def begin(self) -> None:
+        """Send the hello."""
+        peers = self.peers
+        offer = self.offer(self.where, dialled=True)
+        self.shake = Dialling(offer, peers.secrets, peers.env.token(NONCE_BYTES), f"the node at {self.where}")
         self.transport.write(self.shake.hello())
 
     def packet(self, packet: bytes) -> None:
         """First the challenge, then the answer to our proof."""
         if not self.shake.peer:
             life = self.shake.challenged(packet)
-            self.expect_large()
+            self.allow(HANDSHAKE_SECONDS, INFO_BYTES)
             if self.expect is not None and life != self.expect:
                 raise_another(self, life)
             elif self.only_probe:
@@ -380,6 +454,7 @@ class DialGreeting(Greeting):
             if isinstance(answer, Refused):
                 self.peers.dial_refused(self, self.peer, answer)
             else:
+                check_told(answer.info)
                 self.peers.dial_welcomed(self, self.peer, answer)
         elif self.rival:
             answer = self.shake.answered(packet)
@@ -423,42 +498,84 @@ class DialGreeting(Greeting):
             self.done.set_exception(error)
 
 
+def check_told(info: dict[str, Any]) -> None:
+    """What the other side says of itself is read again and again: it must not be something that can't be.
+
+    Raises:
+        ProtocolError: it is.
+    """
+    born, lived = info.get("born", 0.0), info.get("lived", 0)
+    texts = info.get("address", ""), info.get("name", "")
+    if type(born) is not float or not isfinite(born) or type(lived) is not int or lived < 0:
+        raise ProtocolError(f"it says that it was born at {born!r:.50}, and had {lived!r:.50} lives before")
+    if not all(type(text) is str and len(text) <= 2 * NAME_BYTES for text in texts):
+        raise ProtocolError("its name and address are no texts, or too long")
+
+
 def raise_another(greeting: DialGreeting, life: bytes) -> None:
-    """Another life answers than was expected: proof, since it is authenticated, that the expected one is gone."""
-    greeting.fail(AnotherLifeError(f"at {greeting.where} another life ({short(life)}) answers"))
+    """Another life answers than was expected: proof, since it is authenticated, that the expected one is gone.
+
+    Not if it says that its address is another: then it is the connection that was led astray.
+    """
+    if greeting.shake.here:
+        greeting.fail(AnotherLifeError(f"at {greeting.where} another life ({short(life)}) answers"))
+    else:
+        other = f"a node of another address answers there ({short(life)})"
+        greeting.fail(PeerUnreachableError(f"a connection to {greeting.where} leads elsewhere: {other}"))
 
 
 class AcceptGreeting(Greeting):
-    """The acceptor's side."""
+    """The acceptor's side.
 
-    def begin(self, seal: bool) -> None:
-        """Wait for the hello."""
-        env = self.peers.env
-        if len(self.peers.connections) > _MAX_CONNECTIONS:
-            self.fail(ProtocolError(f"there are more than {_MAX_CONNECTIONS} connections"))
-            return
+    Attributes:
+        group: what connections of the same origin have in common.
+    """
+
+    patience = HELLO_SECONDS
+    group = ""
+
+    def arrived(self) -> None:
+        """Note where it comes from."""
         name = self.transport.get_extra_info("peername")
         self.where = f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) > 1 else "an unnamed socket"
-        self.shake = Accepting(self.peers.me.offer(seal), self.peers.secrets, env.token(NONCE_BYTES), self.where)
+        self.group = self.peers.entrance.group(self)
+        self.peers.entrance.door.enter(self)
+
+    def begin(self) -> None:
+        """Wait for the hello."""
+        peers = self.peers
+        offer = self.offer(str(peers.me.info.get("address", "")), dialled=False)
+        self.shake = Accepting(offer, peers.secrets, peers.env.token(NONCE_BYTES), self.where)
+
+    def drop(self, why: str) -> None:
+        """There is no place for it any more."""
+        self.fail(LimitError(why))
 
     def packet(self, packet: bytes) -> None:
         """First the hello, then the proof."""
+        peers = self.peers
         if not self.shake.peer:
             answer, error = self.shake.greeted(packet)
+            if error is None and (no_room := peers.entrance.no_room()):
+                answer, error = self.shake.turn_away("full", no_room)
             if error is None:
                 self.transport.write(answer)
-                self.expect_large()
+                peers.entrance.door.recognised(self)
+                self.allow(HANDSHAKE_SECONDS, PROOF_BYTES)
                 return
-            self.peers.counters["refused_handshakes"] += 1
-            logger.warning("%s", error)
+            peers.counters["refused_handshakes"] += 1
             self.leave(answer)
+            peers.entrance.refused(self.where, error)
         else:
             said = self.shake.proven(packet)
+            peers.entrance.door.handshakes.give_back()
+            if not isinstance(said, Refused):
+                check_told(said.info)
             if isinstance(said, Refused):
                 self.leave()
-                self.peers.buried_by(self.shake.peer, said)
+                peers.buried_by(self.shake.peer, said)
             else:
-                self.peers.offered(self, said)
+                peers.offered(self, said)
 
     def welcome(self, peer: Peer, seen: int) -> None:
         """Take the connection as the session's link."""
@@ -472,13 +589,8 @@ class AcceptGreeting(Greeting):
     def over(self, error: Exception) -> None:
         """Count it; whoever it was is not our concern."""
         if isinstance(error, ActorFwError):
-            self.peers.counters["failed_handshakes"] += 1
-            logger.warning("a connection from %s is closed: %s", self.where, error)
+            self.peers.entrance.refused(self.where, error)
 
-
-def _leaves_the_machine(transport: asyncio.BaseTransport) -> bool:
-    within = transport.get_extra_info("within_machine")  # transports that are not sockets
-    if within is not None:
-        return not within
-    name = transport.get_extra_info("peername")
-    return isinstance(name, tuple) and not is_loopback(str(name[0]))
+    def _settle(self) -> None:
+        super()._settle()
+        self.peers.entrance.door.leave(self)

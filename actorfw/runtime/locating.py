@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from actorfw.runtime.context import limits
 from actorfw.runtime.routes import ActorCall, Route, held_ids
 from actorfw.values.errors import ActorDiedError, ActorUnavailableError, PeerUnreachableError
-from actorfw.values.ids import RefId, is_detached, text_id
+from actorfw.values.ids import RefId, as_bytes, is_detached, text_id
 from actorfw.wire import messages as m
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class Locating:
             return False
         if call.retries > 0:
             call.retries -= 1
-        call.repeated = True
+        call.attempt += 1
         return True
 
     def _unavailable(self, call: ActorCall, why: str, items: int) -> None:
@@ -304,7 +305,7 @@ class Locating:
 
     def _call_ended(self, no: int, peer: Peer, kept: Any) -> None:
         objects = self.node.objects
-        objects.carry_out(objects.ownership.call_ended((no, peer.life), [(bytes(k[0]), k[1]) for k in kept or ()]))
+        objects.carry_out(objects.ownership.call_ended((no, peer.life), [(as_bytes(k[0]), k[1]) for k in kept or ()]))
 
     def _sent_to(self, peer: Peer, no: int) -> ActorCall | None:
         call = self.calls.open.get(no)
@@ -314,12 +315,12 @@ class Locating:
 
     def on_returned(self, peer: Peer, msg: list[Any]) -> None:
         """The host has not got that incarnation any more: a tell comes back as it was."""
-        _, no, life, number, incarnation, method, args, deps, credit, caller = msg
+        _, no, life, number, incarnation, method, args, deps, credit, caller, trace = msg
         objects = self.node.objects
         held = held_ids(args, deps)
         given = objects.ownership.took(peer.life, held) if held else None
         args = objects.keep(args)
-        deps = [(bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
+        deps = [(as_bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
         refs = [objects.adopt(*dep) for dep in deps] if deps else None
         objects.settle_taken(given)
         for route in self.routes_to((life, number)):
@@ -329,6 +330,7 @@ class Locating:
                 call.tell = True
                 call.route = route
                 call.caller = caller
+                call.trace = None if trace is None else (trace[0], trace[1])
             call.args, call.deps, call.dep_refs = args, deps, refs
             lane = route.lane_of.get(method)
             call.group = lane.group if lane is not None else ""
@@ -383,5 +385,6 @@ class Locating:
 
     def _refill(self, call: ActorCall, msg: Any) -> None:
         call.method, call.args = msg[5], msg[6]
-        call.deps = [(bytes(dep[0]), dep[1], dep[2]) for dep in msg[7]] if msg[7] else None
+        call.deps = [(as_bytes(dep[0]), dep[1], dep[2]) for dep in msg[7]] if msg[7] else None
         call.caller = msg[11]
+        _, call.trace = limits(msg[m.LEFT_OF_CALL], 0.0)

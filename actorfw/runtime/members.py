@@ -7,8 +7,9 @@ left is gone from here. A member need not have a session with this node: the fir
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core import placement
 from actorfw.core.ledger import Shape
@@ -27,6 +28,8 @@ __all__ = ["Members"]
 
 logger = logging.getLogger("actorfw.node")
 
+REMEMBERED: Final = 10_000  # nodes that are gone
+
 
 class Members:
     """The view of one node."""
@@ -39,6 +42,7 @@ class Members:
         self.lost: set[bytes] = set()  # can't be reached from here just now, dead or not
         self._named: dict[bytes, None] = {}  # those among which names are spread
         self._actors: dict[bytes, int] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()  # ids of nodes that are dead or have left
         self._reaching: dict[bytes, list[Callable[[Peer | PeerUnreachableError], object]]] = {}
 
     # -- this node -----------------------------------------------------------------------------------------------------
@@ -80,6 +84,8 @@ class Members:
     def changed(self, record: Record, state: str) -> None:
         """What is known of a member has changed."""
         life = record.life
+        if self._gone:
+            self._gone.pop(node_id_of(life), None)
         fact = self.facts.get(life)
         hosts: Hosts = "own" if record.hosts == "own" else "all"
         if fact is None:
@@ -98,6 +104,12 @@ class Members:
 
     def peer_ended(self, life: bytes) -> None:
         self.facts.pop(life, None)
+        node_id = node_id_of(life)
+        # A rebirth ends all sessions, and nobody is dead for that.
+        if not self.node.rebirth.under_way and all(fact.node_id != node_id for fact in self.facts.values()):
+            self._gone[node_id] = None
+            if len(self._gone) > REMEMBERED:
+                self._gone.popitem(last=False)
         self.addresses.pop(life, None)
         self.pids.pop(life, None)
         self.lost.discard(life)
@@ -116,9 +128,13 @@ class Members:
     def peer(self, life: bytes) -> Peer | None:
         """The session with a member; dialled when something is sent, if there is none yet."""
         peer = self.node.peers.by_life.get(life)
-        if peer is None and life in self.facts and life != self.node.life:
-            peer = self.node.peers.open(life, self.addresses[life], self.facts[life].name)
-        return peer
+        if peer is not None and peer.up:
+            return peer
+        # One that has just been dialled, or dials, has no session yet: it begins now.
+        if life not in self.facts or life == self.node.life:
+            return None
+        peer = self.node.peers.open(life, self.addresses[life], self.facts[life].name)
+        return None if peer.ended else peer  # it is dead, and the members are about to hear it
 
     def peers(self) -> list[Peer]:
         """The sessions with all other members."""
@@ -178,6 +194,7 @@ class Members:
             rng=node.env.random,
             bytes_at=node.locations.bytes_at(task.deps) if task.deps else None,
             exclude={*exclude, *self.lost} if exclude else self.lost,
+            gone=self._gone,
         )
 
     def choose_for_actor(self, shape: Shape, scheduling: Any, exclude: set[bytes] | None) -> Choice:
@@ -198,6 +215,7 @@ class Members:
                 rng=node.env.random,
                 exclude={*exclude, *self.lost} if exclude else self.lost,
                 lasting=True,
+                gone=self._gone,
             )
         if isinstance(choice, bytes):
             self._actors[choice] = self._actors.get(choice, 0) + 1

@@ -40,6 +40,7 @@ from actorfw.runtime.deadlocks import Deadlocks
 from actorfw.runtime.definitions import ActorDefinitions, Interface, Recipe
 from actorfw.runtime.detached import Detached
 from actorfw.runtime.directory import Directory
+from actorfw.runtime.environments import Environments
 from actorfw.runtime.events import Events
 from actorfw.runtime.execution import ExecutionService
 from actorfw.runtime.failure import Failure
@@ -53,6 +54,7 @@ from actorfw.runtime.joining import Joining
 from actorfw.runtime.leaving import Leaving
 from actorfw.runtime.lostpeers import LostPeers
 from actorfw.runtime.members import Members
+from actorfw.runtime.nodelimits import limits_of
 from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.runtime.objects import Objects
 from actorfw.runtime.outbound import Outbound
@@ -64,6 +66,7 @@ from actorfw.runtime.readings import Readings
 from actorfw.runtime.rebirth import Rebirth
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, Grip, ObjectRef, Reply
 from actorfw.runtime.rows import Hosts
+from actorfw.runtime.seeds import OwnSeeds
 from actorfw.runtime.store.births import Births
 from actorfw.runtime.store.copies import Copies
 from actorfw.runtime.store.fetches import Fetches
@@ -78,6 +81,7 @@ from actorfw.runtime.streams import Stream
 from actorfw.runtime.submission import Submission
 from actorfw.runtime.tasks import Tasks
 from actorfw.runtime.verbs import Verbs
+from actorfw.runtime.visits import is_visitor
 from actorfw.runtime.watching import Watching
 from actorfw.runtime.windows import Windows
 from actorfw.runtime.workercalls import WorkerCalls
@@ -88,7 +92,7 @@ from actorfw.values.errors import (
     PeerUnreachableError,
     UsageError,
 )
-from actorfw.values.ids import RefId, is_detached, life_of, node_id_of
+from actorfw.values.ids import RefId, as_bytes, is_detached, life_of, node_id_of
 from actorfw.wire.code import CodeTable
 from actorfw.wire.codec import Codec
 from actorfw.wire.failures import unpack_error
@@ -155,11 +159,14 @@ class Node:
         self.events = Events(self)
         self.members = Members(self)
         self.failure = Failure(self)
+        self.seeds = OwnSeeds(self)
         self.joining = Joining(self)
         self.directory = Directory(self)
         self.detached = Detached(self)
         self.tasks = Tasks(self)
         self.pool = Pool(self)
+        self.environments = Environments(self)
+        self.resolver = self.environments.resolver
         self.pressure = MemoryPressure(self)
         self.execution = ExecutionService(self)
         self.calls = Calls(self)
@@ -209,6 +216,8 @@ class Node:
             on_unsendable=self.inbound.unsendable,
         )
         self.worker_handlers = self.inbound.of_workers()
+        self.limits = limits_of(self)
+        self.peers.entrance.on_unread = self.inbound.unread
         self.rebirth = Rebirth(self)
 
     def __repr__(self) -> str:
@@ -234,7 +243,7 @@ class Node:
         if options.warm and self.ledger.totals.as_dict().get("CPU"):
             self.pool.warm()
         try:
-            await self.joining.join(options.seeds)
+            await self.joining.join()
         except BaseException:  # cancelled or failed: what has started is to end
             await self.stop()
             raise
@@ -271,6 +280,7 @@ class Node:
         self.execution.close()
 
     async def _stop(self) -> None:
+        self.seeds.leave()
         if not self.closing:
             self.closing = True
             self.open = False
@@ -299,6 +309,7 @@ class Node:
         self.streams.clear()
         self.pressure.close()
         await self.pool.close()
+        await self.environments.close()
         self.objects.close(error)
         self.hostmates.close()
         self.store.close()
@@ -316,6 +327,9 @@ class Node:
 
     def peer_ended(self, peer: Peer, reason: str, detail: str, unsent: list[Sequence[Any]]) -> None:
         life, name = peer.life, peer.name
+        if is_visitor(peer):
+            self.verbs.visits.ended(peer)
+            return
         logger.info("node %s is gone: %s (%s)", name, reason, detail)
         self.hostmates.peer_ended(life)
         self.heirs.peer_ended(life)
@@ -371,7 +385,7 @@ class Node:
         return self.pool.has_room(shape) if executor == "process" else self.ledger.has_room(shape)
 
     def descriptors(self) -> list[int]:
-        return self.peers.descriptors() + self.hostmates.descriptors()
+        return self.peers.descriptors() + self.hostmates.descriptors() + self.seeds.descriptors()
 
     # -- small things the parts share ----------------------------------------------------------------------------------
 
@@ -441,7 +455,7 @@ class Node:
         self.codec.register(made, self.objects.export_handle, self.objects.adopt_handle, kind="handle")
 
     def _adopt_wire(self, wire: Any, extra: Any) -> ObjectRef[Any]:
-        return self.objects.adopt(bytes(wire[0]), wire[1], wire[2])
+        return self.objects.adopt(as_bytes(wire[0]), wire[1], wire[2])
 
     # -- Home: where things happen -------------------------------------------------------------------------------------
 
@@ -464,6 +478,9 @@ class Node:
 
     def asked(self, ref: ObjectRef[Any]) -> None:
         self.fetches.fetch(ref)
+
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        self.fetches.unasked(ref)
 
     def await_cancelled(self, ref: Reply[Any]) -> bool:
         if not isinstance(ref, ObjectRef):

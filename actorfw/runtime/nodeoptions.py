@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from actorfw.core.ledger import Shape
 from actorfw.runtime.rows import Hosts
 from actorfw.values.config import Config
+from actorfw.values.tls import TLS
 
 __all__ = ["NodeOptions"]
 
@@ -15,7 +16,9 @@ class NodeOptions:
     """What a node is started with, checked and completed (`actorfw.api.life` makes it from the arguments of `init`).
 
     Attributes:
+        tls: of all links; None: they are sealed where they leave the machine.
         store_memory: bytes of shared memory for values; None: what the node's world thinks right.
+        findable: this user's programs on this host find it as "local:CLUSTER", whatever its own seeds are.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class NodeOptions:
         config: Config | None = None,
         warm: bool = True,
         store_memory: int | None = None,
+        tls: TLS | None = None,
+        findable: bool = False,
     ) -> None:
         self.name = name
         self.seeds = list(seeds)
@@ -50,3 +55,5 @@ class NodeOptions:
         self.config = config or Config()
         self.warm = warm
         self.store_memory = store_memory
+        self.tls = tls
+        self.findable = findable

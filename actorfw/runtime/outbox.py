@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from actorfw.core.limits import Limit
 from actorfw.runtime.refs import Reply
 from actorfw.values.errors import NodeClosedError, OverloadedError
 
@@ -28,11 +29,15 @@ class Outbox:
     Args:
         limit: of bytes, `Config.max_outbox`.
         linked: bytes that wait for links; any thread.
+
+    Attributes:
+        limit: its figures.
     """
 
     def __init__(self, name: str, limit: int, linked: Callable[[], int]) -> None:
         self._name = name
         self._limit = limit
+        self.limit = Limit(limit, reading=lambda: self._bytes + linked())
         self._linked = linked
         self._bytes = 0
         self._tasks = 0
@@ -63,6 +68,7 @@ class Outbox:
             OverloadedError: what waits fills the outbox.
         """
         if self._full(size):
+            self.limit.refused += 1
             raise OverloadedError(
                 f"a task was not queued: {self._tasks} tasks with {self._bytes >> 20} MiB wait on node {self._name}, "
                 f"and {self._linked() >> 20} MiB for its links; max_outbox is {self._limit >> 20} MiB. "

@@ -73,9 +73,9 @@ class Identity(Data, frozen=False):
         """What an authenticated side is told."""
         return {**self.info, "born": self.born, "lived": self.lived}
 
-    def offer(self, seal: bool) -> Offer:
-        """What may be told to anybody."""
-        return Offer(self.life, self.cluster, self.python, self.protocol, seal)
+    def offer(self, address: str, *, seal: bool = False, tls: bool = False, mark: bytes = b"") -> Offer:
+        """What may be told to anybody at the other end of a connection."""
+        return Offer(self.life, self.cluster, self.python, self.protocol, seal, tls, mark, address)
 
 
 class PeerEvents(Protocol):
@@ -275,6 +275,10 @@ class Peer:
         """The time, as this node's clock tells it."""
         return self._peers.env.time()
 
+    def check_large(self, sizes: list[int]) -> None:
+        """Raises ProtocolError if no large message may have buffers of these sizes."""
+        self._peers.entrance.check_large(sizes)
+
     def send_large(self, head: Sequence[Any], buffers: Sequence[Buffer], *, counts: bool = True) -> None:
         """Send a message whose buffers follow in pieces, so that others need not wait for it.
 
@@ -350,6 +354,7 @@ class Peer:
         return link is not None and not link.paused and self.session.unacked_bytes < WINDOW_BYTES
 
     def _refused(self, message: Sequence[Any], error: Exception) -> None:
+        self._peers.entrance.broken(error)
         self._peers.on_unsendable(self, message, error)
 
     # Called by links and Peers.
@@ -427,13 +432,20 @@ def take_back(message: Sequence[Any]) -> Sequence[Any]:
 
 
 def _weight(value: object) -> int:
-    kind = type(value)
-    if kind is bytes or kind is str or kind is bytearray:
-        return len(cast("bytes", value)) + 8
-    if kind is list or kind is tuple:
-        return 8 + sum(map(_weight, cast("list[object]", value)))
-    if kind is Packed:
-        return cast("Packed", value).size + 16
-    if kind is memoryview:
-        return cast("memoryview", value).nbytes + 8
-    return 9
+    total = 0
+    parts = [value]
+    while parts:  # no recursion: what a peer said, and travels on, may be nested deeply
+        part = parts.pop()
+        kind = type(part)
+        if kind is bytes or kind is str or kind is bytearray:
+            total += len(cast("bytes", part)) + 8
+        elif kind is list or kind is tuple:
+            total += 8
+            parts += cast("list[object]", part)
+        elif kind is Packed:
+            total += cast("Packed", part).size + 16
+        elif kind is memoryview:
+            total += cast("memoryview", part).nbytes + 8
+        else:
+            total += 9
+    return total

@@ -9,7 +9,6 @@ in `runtime.bulk`).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
@@ -28,14 +27,8 @@ from actorfw.core.session import (
 from actorfw.io.env import Env, Listener
 from actorfw.runtime.bulk import Bulk
 from actorfw.runtime.dialling import Dials
-from actorfw.runtime.links import (
-    AcceptGreeting,
-    DialGreeting,
-    Greeting,
-    Link,
-    SupersededError,
-    logger,
-)
+from actorfw.runtime.entrance import Entrance
+from actorfw.runtime.links import AcceptGreeting, DialGreeting, Greeting, Link, SupersededError, logger
 from actorfw.runtime.peer import FIRST_KIND, Handler, Identity, OwnAddressError, Peer, PeerEvents
 from actorfw.runtime.tombstones import Tombstones
 from actorfw.values.config import Config
@@ -79,6 +72,7 @@ class Peers:
     Attributes:
         by_life: the peers whose session has begun and is not over, those opened here without a link included.
         counters: what was refused or broke, by kind.
+        entrance: the limits, and what connections may cost that nobody knows yet.
     """
 
     def __init__(
@@ -100,7 +94,8 @@ class Peers:
         self.handlers = handlers
         self.on_unsendable = on_unsendable or _log_unsendable
         self.by_life: dict[Life, Peer] = {}
-        self.counters: Counter[str] = Counter()
+        self.entrance = Entrance(env, config)
+        self.counters = self.entrance.counters
         self.packer = BatchPacker()
         self.call_soon = env.call_soon
         self.corked: Peer | None = None
@@ -130,7 +125,7 @@ class Peers:
         Raises:
             OSError: the address is taken or not ours.
         """
-        listener = await self.env.listen(lambda: AcceptGreeting(self, ""), host, port)
+        listener = await self.entrance.listen(self, host, port)
         self._listeners.append(listener)
         self.me.info.setdefault("address", listener.address)
         return listener.address
@@ -269,9 +264,13 @@ class Peers:
                 found.append(sock.fileno())
         return found
 
+    def count_connections(self) -> None:
+        self.entrance.door.connections.set(len(self.connections))
+
     def gone(self, connection: Greeting | Link) -> None:
         """A connection is closed."""
         self.connections.pop(connection, None)
+        self.count_connections()
         if self._nothing_left is not None and not self.connections and not self._nothing_left.done():
             self._nothing_left.set_result(None)
 
@@ -371,18 +370,19 @@ class Peers:
         """A frame arrived whole and is no list of messages."""
         peer = link.peer
         logger.error("frame %d from node %s: %s; the link is closed", n, peer.name, error)
-        self.counters["undecodable_frames"] += 1
+        self.entrance.broken(error, "undecodable_frames")
         self._nonsense(peer, peer.session.undecodable(n), error)
 
     def garbled(self, link: Link, error: ProtocolError) -> None:
         """What came over a link is no frames."""
         peer = link.peer
-        self.counters["broken_frames"] += 1
+        self.entrance.broken(error, "broken_frames")
         if peer.link is not link:
             link.discard()
             return
         logger.warning("the link to node %s is closed: %s", peer.name, error)
-        self._nonsense(peer, peer.session.garbled(), error)
+        chance = self.env.random.random() if link.sealed else 0.0
+        self._nonsense(peer, peer.session.garbled(foreign=link.sealed, chance=chance), error)
 
     def _nonsense(self, peer: Peer, instructions: list[Instruction], error: ProtocolError) -> None:
         if peer.session.held:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.guardian import PLACING, Chosen, GaveUp
 from actorfw.core.placement import Infeasible
-from actorfw.values.errors import UnschedulableError
+from actorfw.values.errors import ActorDiedError, UnschedulableError
 
 if TYPE_CHECKING:
     from actorfw.runtime.guarded import Guarded
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Placing"]
 
 logger = logging.getLogger("actorfw.actors")
+
+_ENDS: Final = {"node_died": "node_died", "drain": "drained"}  # by how the last incarnation ended
 
 OFFERS: Final = 4  # actors of one kind that are offered to hosts at a time when some wait for room
 
@@ -44,7 +46,8 @@ class Placing:
             return
         scheduling = actor.options.get("scheduling", "default")
         choice = node.members.choose_for_actor(actor.recipe.shape, scheduling, actor.excluded)
-        if isinstance(choice, bytes):
+        # A member that has just died is one for a moment still: then it waits for the next choice.
+        if isinstance(choice, bytes) and (choice == node.life or node.members.peer(choice) is not None):
             actor.counted_at = choice
             if actor.limit is not None:
                 actor.limit.cancel()
@@ -52,10 +55,9 @@ class Placing:
             self.guardians.tell(actor, Chosen(choice))
             return
         if isinstance(choice, Infeasible) and choice.final:
-            text = f"actor {actor.recipe.name} can't be placed: {choice.text}"
-            self.guardians.tell(actor, GaveUp("crashed"), UnschedulableError(text))
+            self._hopeless(actor, choice.text)
             return
-        if isinstance(choice, Infeasible) and not actor.told_infeasible:
+        if isinstance(choice, Infeasible) and not actor.told_infeasible and not node.leaving.begun:
             actor.told_infeasible = True
             logger.warning("actor %s waits: %s", actor.recipe.name, choice.text)
         if actor not in self._unplaced:
@@ -63,6 +65,15 @@ class Placing:
             limit = actor.options.get("schedule_timeout")
             if limit is not None and actor.limit is None:
                 actor.limit = node.env.call_later(limit, self._unschedulable, actor, choice)
+
+    def _hopeless(self, actor: Guarded, why: str) -> None:
+        if actor.before:
+            reason = _ENDS.get(actor.before, "crashed")
+            text = f"actor {actor.recipe.name} can't be started again ({reason}): {why}"
+            self.guardians.tell(actor, GaveUp(reason), ActorDiedError(text, reason=reason, ran=False))
+        else:
+            text = f"actor {actor.recipe.name} can't be placed: {why}"
+            self.guardians.tell(actor, GaveUp("crashed"), UnschedulableError(text))
 
     def _unschedulable(self, actor: Guarded, choice: Any) -> None:
         actor.limit = None

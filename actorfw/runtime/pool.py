@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,17 +23,19 @@ from actorfw.runtime.channel import WorkerProcess, Zygote
 from actorfw.runtime.context import milliseconds
 from actorfw.runtime.execution import Execution
 from actorfw.runtime.foreignqueue import ForeignQueue
+from actorfw.runtime.idleworkers import IdleWorkers
 from actorfw.runtime.routes import count_of
 from actorfw.runtime.store.residence import all_here, away
 from actorfw.runtime.store.workers import WorkerLodging
 from actorfw.values.errors import OverloadedError, TaskCancelledError
-from actorfw.values.ids import WORKER_SHIFT
+from actorfw.values.ids import WORKER_SHIFT, as_bytes
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
 if TYPE_CHECKING:
     from actorfw.runtime.node import Node
     from actorfw.runtime.submitted import Task
+    from actorfw.values.environment import Environment
 
 __all__ = ["Pool", "Worker"]
 
@@ -57,6 +60,7 @@ class Worker:
         blocked: how many of its threads lend out its CPU.
         waits: serial of the task that waits in get().
         mark: when it began with what it runs now.
+        shape: of the tasks that it runs, with the key of its environment if it has one.
     """
 
     __slots__ = (
@@ -64,6 +68,7 @@ class Worker:
         "cell",
         "data",
         "depth",
+        "environment",
         "grant",
         "handed",
         "idle_since",
@@ -83,7 +88,8 @@ class Worker:
         self.data: set[bytes] = set()  # hashes of the definitions that it has
         self.running: dict[int, Execution] = {}
         self.grant: Any = None
-        self.shape: Shape | None = None
+        self.shape: Any = None
+        self.environment: Environment | None = None  # that it alone has; None: that of all
         self.depth = 1
         self.blocked = 0
         self.cell: Any = None  # the process actor that lives in it
@@ -110,8 +116,8 @@ class Pool:
         self.ledger = node.ledger
         self.workers: dict[int, Worker] = {}
         self._indices = itertools.count(1)
-        self._idle: list[Worker] = []
-        self._leased: dict[Shape, list[Worker]] = {}  # those with room for more, most recently used last
+        self._idle = IdleWorkers()
+        self._leased: dict[Any, list[Worker]] = {}  # those with room for more, most recently used last
         # Of other nodes, by submitter; what waits for a bundle holds up nothing else.
         self.foreign = ForeignQueue(node)
         self._blocked: dict[
@@ -140,6 +146,7 @@ class Pool:
                     "address": node.address,
                     "namespace": node.namespace,
                     "desk": node.hostmates.desk(),
+                    "packages": [node.config.package_limit, node.config.package_cache],
                 },
                 node.worker_handlers,
                 ended=self._ended,
@@ -151,24 +158,27 @@ class Pool:
             zygote.launch()
             self._factory = zygote.fork
 
-    def spawn(self) -> Worker:
+    def spawn(self, environment: Environment | None = None, source: bytes = b"") -> Worker:
         """A new worker process; it takes messages at once.
+
+        Args:
+            environment: what it is to run in.
+            source: the life that wants work done in it.
 
         Raises:
             OverloadedError: there are `max_workers` of them.
         """
         limit = self.node.config.max_workers
-        if len(self.workers) - self._leaving >= limit:
-            if not self._idle:
-                raise OverloadedError(self._no_more(limit))
-            self._dismiss()
+        if len(self.workers) - self._leaving >= limit and not self._dismiss():
+            raise OverloadedError(self._no_more(limit))
         if self.node.env.worker_factory is not None:
             process: WorkerProcess = self.node.env.worker_factory(self.node, next(self._indices), self._ended)
         else:
             self.warm()
             assert self._factory is not None
             process = self._factory(next(self._indices))
-        worker = Worker(process)
+        makes = self.node.environments
+        worker = Worker(process) if environment is None else makes.worker(process, environment, source)
         self.workers[process.index] = worker
         self.node.workerlives.born(process)
         self.node.pressure.watch()
@@ -199,30 +209,39 @@ class Pool:
             OverloadedError: a worker process is needed and can't be started.
         """
         shape = exe.recipe.shape
+        lease: Any = shape
+        environment = exe.recipe.environment
+        if environment is not None:
+            lease = (shape, environment.key)
         grant = self.ledger.take(shape)
         if grant is not None:
-            worker = self._idle.pop() if self._idle else None
+            idle = self._idle
+            worker = None
+            if environment is not None:
+                worker = idle.take(environment)
+            elif idle.plain:
+                worker = idle.plain.pop()
             if worker is None:
-                if len(self.workers) - self._leaving >= self.node.config.max_workers:
+                if len(self.workers) - self._leaving >= self.node.config.max_workers and not self._dismiss():
                     self.ledger.release(grant)
                     return False
                 try:
-                    worker = self.spawn()
+                    worker = self.spawn(environment, self.node.life if exe.peer is None else exe.peer.life)
                 except (OSError, RuntimeError) as error:
                     self.ledger.release(grant)
                     raise OverloadedError(f"node {self.node.name} could not start a worker process: {error}") from error
             worker.grant = grant
-            worker.shape = shape
+            worker.shape = lease
             worker.depth = 1
             worker.mark = self.node.env.time()
         else:
             kept_for = self.ledger.kept_for
             if kept_for is not None and kept_for != shape:
                 return False  # the lease ends when the worker has done what it has
-            open_ = self._leased.get(shape)
+            open_ = self._leased.get(lease)
             while open_:
                 worker = open_[-1]
-                if worker.shape == shape and len(worker.running) < worker.depth and not worker.blocked:
+                if worker.shape == lease and len(worker.running) < worker.depth and not worker.blocked:
                     break
                 open_.pop()
             else:
@@ -242,7 +261,7 @@ class Pool:
         if mean is not None:
             worker.depth = min(BATCH_LIMIT, max(1, int(BATCH_SECONDS / max(mean, 1e-6))))
         if len(worker.running) < worker.depth:
-            open_ = self._leased.setdefault(worker.shape, [])  # type: ignore[arg-type]
+            open_ = self._leased.setdefault(worker.shape, [])
             if not open_ or open_[-1] is not worker:
                 open_.append(worker)
         if (exe.deps or away(exe.args)) and not self._deps_here(worker, exe):
@@ -253,7 +272,7 @@ class Pool:
         node = self.node
         objects = node.objects
         if exe.dep_refs is None:
-            exe.dep_refs = [objects.adopt(bytes(d[0]), d[1], d[2]) for d in exe.deps or ()]
+            exe.dep_refs = [objects.adopt(as_bytes(d[0]), d[1], d[2]) for d in exe.deps or ()]
         if all_here(exe.dep_refs) and not away(exe.args):
             return True
 
@@ -296,7 +315,7 @@ class Pool:
                 exe.attempt,
                 exe.items_ahead(),
                 count_of(exe.num_returns),
-                (submitter, exe.no),
+                (submitter, exe.no) if exe.trace is None else (submitter, exe.no, *exe.trace),
                 gpus or None,
             )
         )
@@ -325,6 +344,7 @@ class Pool:
                 self.node.execution.answer(task, m.ERROR, self._out(OverloadedError(self._no_more(limit))))
 
     def _no_more(self, limit: int) -> str:
+        self.node.limits["workers"].refused += 1
         actors = sum(1 for worker in self.workers.values() if worker.cell is not None)
         return (
             f"node {self.node.name} runs {len(self.workers)} worker processes, {len(self._blocked)} of them blocked in "
@@ -361,7 +381,7 @@ class Pool:
         if not worker.running:
             self._give_back(worker)
         elif len(worker.running) < worker.depth:
-            open_ = self._leased.setdefault(worker.shape, [])  # type: ignore[arg-type]
+            open_ = self._leased.setdefault(worker.shape, [])
             if not open_ or open_[-1] is not worker:
                 open_.append(worker)
         self.node.execution.answer(exe, state, out)
@@ -376,22 +396,30 @@ class Pool:
             self.ledger.release(grant)
         worker.idle_since = self.node.env.time()
         if worker.process.alive:
-            self._idle.append(worker)
-            if len(self._idle) > max(1, int(self.ledger.totals.as_dict().get("CPU", 0))):
+            idle = self._idle
+            if worker.environment is None:
+                idle.plain.append(worker)
+            else:
+                idle.put(worker)
+            if len(idle.plain) + idle.others > max(1, int(self.ledger.totals.as_dict().get("CPU", 0))):
                 self.node.env.call_later(IDLE_LIMIT, self._retire)
 
     def _retire(self) -> None:
         """End a worker that was idle for long, if there are more than the node's CPUs can use."""
-        now = self.node.env.time()
-        keep = max(1, int(self.ledger.totals.as_dict().get("CPU", 0)))
-        if len(self._idle) > keep and now - self._idle[0].idle_since >= IDLE_LIMIT * 0.99:
-            self._dismiss()
+        idle = len(self._idle.plain) + self._idle.others
+        if idle > max(1, int(self.ledger.totals.as_dict().get("CPU", 0))):
+            self._dismiss(self.node.env.time() - IDLE_LIMIT * 0.99)
 
-    def _dismiss(self) -> None:
-        worker = self._idle.pop(0)
+    def _dismiss(self, before: float = math.inf) -> bool:
+        """End the worker that has been idle for longest, if it was at that time; whatever its environment is."""
+        worker = self._idle.oldest()
+        if worker is None or worker.idle_since > before:
+            return False
+        self._idle.remove(worker)
         worker.leaving = True
         self._leaving += 1
         worker.send((m.STOP, "idle"))
+        return True
 
     def on_item(self, process: WorkerProcess, msg: list[Any]) -> None:
         _, serial, index, out = msg[:4]
@@ -525,8 +553,9 @@ class Pool:
         self.node.pressure.ended(worker)
         self.deaths += 1
         self._leaving -= worker.leaving
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self._idle.remove(worker)
+        if worker.environment is not None:
+            self.node.environments.ended(worker)
         self.node.objects.worker_died(worker.key)
         if process.orphan:  # it has been killed, and may be writing yet
             self.node.env.call_later(ORPHAN_SECONDS, self.node.store.lends.gone, worker.key)

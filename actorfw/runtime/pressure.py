@@ -25,8 +25,6 @@ __all__ = ["MemoryPressure", "in_bytes"]
 
 logger = logging.getLogger("actorfw.worker")
 
-_FAR: Final = 0.9  # of the threshold: below, there is time
-_FAR_TIMES: Final = 4  # as many intervals
 _TOP: Final = 5  # processes that an error names
 
 
@@ -45,7 +43,7 @@ class MemoryPressure:
     def watch(self) -> None:
         """There is a worker process: look from now on."""
         if self._timer is None and not self._looking and not self._closed and self.node.config.memory_threshold < 1:
-            self._later(1)
+            self._later(self.node.config.memory_interval)
 
     def ended(self, worker: Worker) -> None:
         """A worker process is gone."""
@@ -57,9 +55,9 @@ class MemoryPressure:
             self._timer.cancel()
             self._timer = None
 
-    def _later(self, times: int) -> None:
+    def _later(self, seconds: float) -> None:
         if not self._closed and self.node.pool.workers:
-            self._timer = self.node.env.call_later(self.node.config.memory_interval * times, self._look)
+            self._timer = self.node.env.call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._timer = None
@@ -67,7 +65,10 @@ class MemoryPressure:
         reading = env.memory.read()
         if not self._pressure.too_much(reading.used, reading.limit, env.time()):
             self._blamed = self._blamed and reading.share > self._pressure.threshold
-            self._later(1 if reading.share > self._pressure.threshold * _FAR else _FAR_TIMES)
+            self._later(self._pressure.pause(reading.used, reading.limit, self.node.config.memory_interval))
+            return
+        if self._pressure.urgent(reading.used, reading.limit, self.node.config.memory_interval):
+            self._surveyed(reading, self._own_top())
             return
         # Several nodes of a machine see the same memory, and the first that stops a worker may help all of them: so not
         # all of them act at once, and each looks again before it does.
@@ -92,7 +93,13 @@ class MemoryPressure:
             return
         if self._pressure.too_much(reading.used, reading.limit, self.node.env.time()):
             self._stop_one(reading, top)
-        self._later(1)
+        self._later(self._pressure.pause(reading.used, reading.limit, self.node.config.memory_interval))
+
+    def _own_top(self) -> list[MemoryTop]:
+        """The workers of this node with the most memory: to find the others takes longer."""
+        own = self.node.env.memory.own
+        found = [MemoryTop(pid, "a worker", own(pid)) for one in self.node.pool.workers.values() if (pid := one.pid)]
+        return sorted(found, key=lambda one: -one.own)[:_TOP]
 
     def _stop_one(self, reading: MemoryReading, top: list[MemoryTop]) -> None:
         workers = self.node.pool.workers

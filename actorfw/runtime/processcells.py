@@ -138,7 +138,7 @@ class ProcessCell(Grouped):
             self.answer(call, m.VALUE, None)
             credit = 0
         node.windows.began(self, call)
-        caller = call.peer.life if call.peer is not None else node.life
+        caller = (call.peer.life if call.peer is not None else node.life, call.no)
         worker.send(
             (
                 m.CALL,
@@ -152,8 +152,8 @@ class ProcessCell(Grouped):
                 left,
                 credit,
                 count_of(call.num_returns),
-                (caller, call.no),
-                call.tell,
+                caller if call.trace is None else (*caller, *call.trace),
+                0 if call.tell else call.attempt,
             )
         )
 

@@ -51,6 +51,7 @@ class Rebirth:
         self.node = node
         self.lived = 0
         self.under_way = False
+        self._led: dict[str, bytes] = {}  # the lives that answered at addresses by which no member goes
         self._former: list[tuple[Renaming, str]] = []
         self._due: tuple[str, str] | None = None
         self._joining: asyncio.Task[None] | None = None
@@ -90,22 +91,25 @@ class Rebirth:
     async def _look(self) -> None:
         """Dial one address at which somebody may be whom this node does not have in its view."""
         node = self.node
+        node.seeds.enter()
         found = await self._addresses()
-        members = {record.address for record in node.failure.machine.view.values()}
-        strangers = [address for address in found if address not in members]
+        view = node.failure.machine.view
+        members = {record.address for record in view.values()}
+        self._led = {address: life for address, life in self._led.items() if address in found and life in view}
+        strangers = [address for address in found if address not in members and address not in self._led]
         if not strangers:
             return
         address = node.env.random.choice(strangers)
         try:
-            await node.peers.dial(address)
+            self._led[address] = (await node.peers.dial(address)).life
         except ActorFwError as error:
             logger.debug("nobody new at %s: %s", address, error)
 
     async def _addresses(self) -> list[str]:
         """Where this node may find a cluster: its seeds, and who is over for it since a day at most."""
         node = self.node
-        seeds, _ = await node.joining._resolve(node.options.seeds)
-        found = dict.fromkeys((*seeds, *node.peers.tombstones.addresses(REMEMBERED_SECONDS)))
+        seeds = await node.seeds.look()
+        found = dict.fromkeys((*seeds.addresses, *node.peers.tombstones.addresses(REMEMBERED_SECONDS)))
         own = (node.address, node.listen_address)
         return [address for address in found if address not in own]
 
@@ -174,7 +178,7 @@ class Rebirth:
                     continue
                 try:
                     async with asyncio.timeout(max(AGAIN_SECONDS, until - node.env.time())):
-                        await node.joining._join_by(where)
+                        await node.joining._join_by(await node.peers.dial(where))
                     break
                 except (OwnAddressError, TimeoutError):
                     continue

@@ -394,6 +394,20 @@ class ObjectRef(Reply[T_co]):
             self._lazy = False
             self._home.asked(self)
 
+    def _unasked(self) -> None:
+        if self._callbacks is None and self._state == PENDING and not self._lazy and self._grip is not None:
+            self._home.unasked(self)
+
+    def _remove(self, fn: Callable[[Any], object]) -> int:
+        removed = super()._remove(fn)
+        if removed:
+            loop = _running()
+            if loop is None:
+                self._unasked()
+            else:  # `wait_for` takes its callback back to add another one at once
+                loop.call_soon(self._home.post, self._unasked)
+        return removed
+
     def _is_elsewhere(self) -> None:
         """It has a value, on another node: who only waits for that is told (no loop: they are the runtime's own)."""
         self._lazy = True
@@ -451,6 +465,7 @@ class ObjectRef(Reply[T_co]):
             if item in ended:
                 fn, context, loop = item
                 self._call((waits.ended_callback(fn), context, loop), waits.ENDED)
+        self._unasked()
 
     def _cancelled_elsewhere(self) -> Exception:
         ran = False if getattr(self, "_out", None) is False else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.core.windows import Window
 from actorfw.runtime.objects import INLINE_LIMIT, is_large, refs_in
+from actorfw.values.ids import as_bytes
 from actorfw.values.rare import Rare
 from actorfw.wire.payload import size_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from actorfw.runtime.peers import Peer
     from actorfw.runtime.refs import ObjectRef, Reply
     from actorfw.values.ids import RefId
+    from actorfw.values.trace import Trace
 
 __all__ = [
     "ACKNOWLEDGE",
@@ -49,6 +51,7 @@ class ActorCall:
 
     __slots__ = (
         "args",
+        "attempt",
         "caller",
         "cancelled",
         "counted",
@@ -68,7 +71,6 @@ class ActorCall:
         "parent",
         "peer",
         "ref",
-        "repeated",
         "retries",
         "route",
         "runner",
@@ -78,6 +80,7 @@ class ActorCall:
         "stream",
         "tell",
         "timer",
+        "trace",
     )
 
     def __init__(self, no: int, method: str, args: Any, deps: Any) -> None:
@@ -90,6 +93,7 @@ class ActorCall:
         self.credit: Any = 0
         self.num_returns: Any = 1  # how many; of several, the numbers of their refs
         self.deadline: float | None = None
+        self.trace: Trace | None = None
         self.tell = False
         self.cancelled = False
         self.started = False
@@ -111,7 +115,7 @@ class ActorCall:
         self.group = ""  # its concurrency group, at its caller
         self.lane: Lane | None = None
         self.retries = 0  # further incarnations that it may be sent to if one is lost with it
-        self.repeated = False  # it may have run on one before
+        self.attempt = 1  # how often it has been sent to one, with this time
 
 
 class Lane(Window):
@@ -224,7 +228,7 @@ class Route(Window):
 def held_ids(args: Any, deps: Any) -> list[RefId] | None:
     """The ids that a call or task holds while it is out: the same list at both ends."""
     if type(args) is int:
-        return [(bytes(dep[0]), dep[1]) for dep in deps]
+        return [(as_bytes(dep[0]), dep[1]) for dep in deps]
     return refs_in(args)
 
 

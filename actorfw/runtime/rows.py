@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from actorfw.values.data import Data
 
@@ -17,11 +17,17 @@ __all__ = [
     "NodeState",
     "ObjectRow",
     "ObjectState",
+    "TASK_STATES",
+    "TaskRow",
+    "TaskState",
 ]
 
 NodeState: TypeAlias = Literal["joining", "up", "stalled", "suspect", "leaving"]
 ActorState: TypeAlias = Literal["starting", "up", "restarting", "ended"]
 ObjectState: TypeAlias = Literal["pending", "failed", "here", "pinned", "spilled", "elsewhere"]
+TaskState: TypeAlias = Literal["running", "starting", "sent", "queued", "retrying", "waiting_for_arguments"]
+TASK_STATES: Final[tuple[TaskState, ...]] = get_args(TaskState)
+"""In the order of listings: those that are nearest to their end first. Tasks that are done are not listed."""
 Hosts: TypeAlias = Literal["all", "own"]
 
 
@@ -146,6 +152,49 @@ class ObjectRow(Data, kw_only=True):
     created_at: float | None
     line: str
     suspect: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The row for JSON."""
+        return asdict(self)
+
+
+class TaskRow(Data, kw_only=True):
+    """One task of the cluster that is not done, as its submitter and the node that has it see it.
+
+    Attributes:
+        id: of the task: what `ref.id` says of its first result.
+        name: of its function, or as `options(name=...)` says.
+        state: "waiting_for_arguments": refs among its arguments have no value yet. "queued": it waits for room, at its
+            submitter, at a node, or in a worker behind others. "sent": it is on its way to a node, or that one does not
+            say. "starting": it has room, and its worker or its arguments are on their way. "running". "retrying": an
+            attempt has failed, and the next one comes after a pause.
+        node: name of the node that has it; "" if none has.
+        node_id: of that node.
+        submitter: name of the node that submitted it.
+        submitter_id: of that node.
+        attempt: which one this is; the first is 1.
+        executor: "process", "thread" or "loop".
+        pid: of the process that has it, where one has.
+        created_at: when it was submitted, in seconds since 1970, to about a second; None if that is not known.
+        since: when it began to wait for room or to run, where that is known.
+        parent: id of the task that submitted it; "" if none did, or that one is done.
+        detail: why it waits, if no node can run it as things are; else "".
+    """
+
+    id: str
+    name: str
+    state: TaskState
+    node: str = ""
+    node_id: str = ""
+    submitter: str = ""
+    submitter_id: str = ""
+    attempt: int = 1
+    executor: str = ""
+    pid: int | None = None
+    created_at: float | None = None
+    since: float | None = None
+    parent: str = ""
+    detail: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """The row for JSON."""

@@ -60,6 +60,16 @@ class Specs:
         for spec, id in specs:
             if spec not in self._known:
                 self._known[spec] = _Known(id, self.node.env.time())
+                if spec in self.node.codes:
+                    self._expect_packages(spec)
+
+    def _expect_packages(self, spec: bytes) -> None:
+        """This node may have to have the actor made when those are gone who have the packages of its environment."""
+        try:
+            hashed: bytes = msgpack.unpackb(self.node.codes.get(spec))[3][0]
+        except (ActorFwError, ValueError, TypeError, IndexError):
+            return  # it came damaged, which is told when it is wanted
+        self.node.environments.expected(hashed, b"")
 
     def ship(self, peer: Peer, specs: Iterable[tuple[bytes, RefId]]) -> None:
         """Have these at a peer, and what they need, before a message that names them."""

@@ -40,7 +40,11 @@ class Submission:
         node = self.node
         if not node.open:
             node.check_open()
-        hashed, recipe = definition.wire(node.codes)
+        context = running_call.get()
+        environment = None
+        if definition.runtime_env is not None or (context is not None and context.environment is not None):
+            environment = node.environments.of(definition, None if context is None else context.environment)
+        hashed, recipe = definition.wire(node.codes, environment)
         if definition.goes_along:
             args = (definition.target, *args)
         wire, deps = node.codec.pack_args(args, kwargs)
@@ -49,12 +53,12 @@ class Submission:
         task.name = definition.name
         if deps:
             task.deps = [node.objects.export_ref(ref)[0] for ref in deps]
-        context = running_call.get()
         timeout = options.get("timeout")
         if timeout is not None:
             task.deadline = node.env.time() + timeout
         if context is not None:
             task.parent = context.number
+            task.trace = context.trace
             if context.deadline is not None and (task.deadline is None or context.deadline < task.deadline):
                 task.deadline = context.deadline
         life = node.life
@@ -92,7 +96,9 @@ class Submission:
         node = self.node
         if not node.open:
             node.check_open()
-        hashed, recipe = definition.wire(node.codes)
+        context = running_call.get()
+        environment = node.environments.of(definition, None if context is None else context.environment)
+        hashed, recipe = definition.wire(node.codes, environment)
         wire, deps = node.codec.pack_args(args, kwargs)
         if definition.options.get("detached"):
             return node.detached.create(definition, hashed, recipe, wire, (args, kwargs))
@@ -135,6 +141,7 @@ class Submission:
         if method.timeout is not None:
             call.deadline = node.env.time() + method.timeout
         if context is not None:
+            call.trace = context.trace
             deadline = context.deadline
             if deadline is not None and (call.deadline is None or deadline < call.deadline):
                 call.deadline = deadline
@@ -173,6 +180,9 @@ class Submission:
             node.check_open()
         wire, deps = node.codec.pack_args(args, kwargs)
         call = ActorCall(0, method.name, wire, None)
+        context = running_call.get()
+        if context is not None:
+            call.trace = context.trace
         if method.group or method.interleave:
             call.group = BESIDE if method.interleave else method.group
         if deps:

@@ -246,7 +246,7 @@ class Tasks:
             if choice.final:
                 self._settle(task, m.ERROR, self._out(UnschedulableError(f"task {task.name} can't run: {choice.text}")))
                 return True
-            if not task.told_infeasible:
+            if not task.told_infeasible and not node.leaving.begun:  # this node counts itself out then
                 task.told_infeasible = True
                 logger.warning("task %s waits: %s", task.name, choice.text)
         else:
@@ -267,7 +267,9 @@ class Tasks:
         task.place = peer
         self.sent.add(peer.life, task)
         node.outbound.ship(peer, task.hashed, task.recipe.code)
-        left = None if task.deadline is None else milliseconds(task.deadline - node.env.time())
+        left: Any = None if task.deadline is None else milliseconds(task.deadline - node.env.time())
+        if task.trace is not None:
+            left = [left, *task.trace]
         deps = [self._dep_for(dep) for dep in task.deps] if task.deps else None
         if task.stream is not None and type(task.stream()) is Stream:  # a worker's has its items as values
             node.lineage.number_items(task)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from actorfw.runtime.links import AcceptGreeting, DialGreeting
     from actorfw.runtime.peers import Peers
 
-__all__ = ["Tombstone", "Tombstones"]
+__all__ = ["TOMBSTONES", "Tombstone", "Tombstones"]
 
-_LIMIT: Final = 10_000
+TOMBSTONES: Final = 10_000
+"""Lives that are over and remembered, and addresses of such, the newest."""
 
 
 class Tombstone(Data):
@@ -75,12 +76,12 @@ class Tombstones:
         """A life is over for this node."""
         now = self._env.time()
         self._stones[life] = Tombstone(reason, detail, now)
-        while len(self._stones) > _LIMIT:
+        while len(self._stones) > TOMBSTONES:
             self._stones.popitem(last=False)
         if address:
             self.where.pop(address, None)
             self.where[address] = now
-            while len(self.where) > _LIMIT:
+            while len(self.where) > TOMBSTONES:
                 self.where.popitem(last=False)
 
     def proven(self, life: Life, lived: int) -> bool:

@@ -13,12 +13,15 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actorfw.core.bundles import Strategy, shape_of
+from actorfw.runtime.canvass import Canvass
+from actorfw.runtime.checkup import Checkup
 from actorfw.runtime.handles import ActorHandle, hash_by_name
 from actorfw.runtime.refs import PENDING, ObjectRef, Reply
 from actorfw.runtime.rows import ActorInfo, DrainReport, NodeRow
+from actorfw.runtime.tasklist import TaskList
+from actorfw.runtime.visits import Visits
 from actorfw.values.errors import (
     ActorDiedError,
-    ActorFwError,
     ActorNotFoundError,
     PeerLostError,
     PeerUnreachableError,
@@ -37,7 +40,6 @@ __all__ = ["Verbs"]
 T = TypeVar("T")
 
 GOODBYE_SECONDS: Final = 2.0  # in which a node that has drained says goodbye, after its report
-STATUS_SECONDS: Final = 2.0  # how long a peer may take to say how it is
 
 
 class Verbs:
@@ -45,6 +47,9 @@ class Verbs:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.tasklist = TaskList(node)
+        self.checkup = Checkup(node)
+        self.visits = Visits(node)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: Exception | None = None
         self._known: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
@@ -55,12 +60,11 @@ class Verbs:
             "stop": self._stop,
             "drain": self._drain,
             "kill": self._kill,
-            "actors": node.actorlist.everywhere,
+            "actors": lambda: node.actorlist.everywhere(Canvass(node)),
             "kill_actor": node.actorlist.kill,
             "objects": node.objectlist.everywhere,
-            "objects_counted": node.objectlist.counted,
             "info": self._info,
-            "status": self._status,
+            "status": lambda: self.status(Canvass(node)),
             "wait": self._wait,
             "placement_group": self._placement_group,
             "remove_placement_group": self._remove_placement_group,
@@ -183,20 +187,16 @@ class Verbs:
                     total[name] = total.get(name, 0) + amount
         return total
 
-    async def _status(self) -> list[dict[str, Any]]:
-        node = self.node
-        peers = node.members.peers()
-        asked = [asyncio.ensure_future(self._status_of(peer)) for peer in peers]
-        return [self.own_status(), *await asyncio.gather(*asked)]
-
-    async def _status_of(self, peer: Peer) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(STATUS_SECONDS):
-                answer: dict[str, Any] = await self.node.asks.ask(peer, "status", None)
-                return answer
-        except (ActorFwError, TimeoutError):
-            # It is there and says nothing: what is known of it is all there is.
-            return {"id": node_id_of(peer.life), "name": peer.name, "address": peer.address, "state": "stalled"}
+    async def status(self, canvass: Canvass) -> list[dict[str, Any]]:
+        """Figures of all members. Of one that gives no answer there is only what everybody knows."""
+        answers = await canvass.ask("status")
+        rows = [self.own_status(), *answers.values()]
+        for fact in self.node.members.facts.values():
+            if fact.node_id in canvass.silent:
+                address = self.node.members.addresses.get(fact.life, "")
+                known = {"id": fact.node_id, "name": fact.name, "address": address, "state": fact.state}
+                rows.append({**known, "answered": False})
+        return rows
 
     def own_status(self) -> dict[str, Any]:
         """Figures of this node, for `actorfw status`."""
@@ -206,15 +206,16 @@ class Verbs:
             "name": node.name,
             "address": node.address,
             "state": node.members.state,
+            "answered": True,
             "python": sys.version.partition(" ")[0],
-            "peers": len(node.peers.by_life),
+            "peers": len(node.members.facts) - 1,
             "resources": node.ledger.totals.as_dict(),
             "available": node.ledger.available(),
             "workers": len(node.pool.workers),
             "resident_bytes": self._resident_bytes(),
             "worker_deaths": node.pool.deaths,
             "tasks_open": len(node.tasks.open),
-            "tasks_waiting": node.tasks.waiting,
+            "tasks_waiting": node.tasks.waiting + node.pool.foreign.waiting,
             "tasks_running": len(node.execution.by_serial),
             "tasks_finished": node.execution.finished,
             "tasks_retried": node.tasks.retried,
@@ -222,6 +223,7 @@ class Verbs:
             "calls_open": len(node.calls.open),
             "outbox_bytes": node.outbound.outbox_bytes(),
             "counters": dict(node.peers.counters),
+            "limits": node.limits.rows(),
         }
 
     def _resident_bytes(self) -> int:

@@ -21,7 +21,7 @@ from actorfw.runtime.readings import Reader
 from actorfw.runtime.refs import CANCELLED, FAILED, READY, Reply
 from actorfw.values.errors import ActorDiedError, ActorFwError, PeerUnreachableError
 from actorfw.values.events import ActorEnded, ActorRestarted
-from actorfw.values.ids import RefId, is_detached, node_id_of, text_id
+from actorfw.values.ids import RefId, as_bytes, is_detached, node_id_of, text_id
 from actorfw.wire import messages as m
 
 if TYPE_CHECKING:
@@ -324,11 +324,11 @@ class Watching:
         if what == "up":
             incarnation, host, address = more
             watched.host_address = address
-            self._carry_out(watched, machine.found(incarnation, bytes(host)))
+            self._carry_out(watched, machine.found(incarnation, as_bytes(host)))
         elif what == "moved":
             self.node.env.call_later(AGAIN / 10, self._ask_again, watched, turn)
         elif what == "alias":
-            self._retarget(watched, (bytes(more[0]), more[1]), more[2])
+            self._retarget(watched, (as_bytes(more[0]), more[1]), more[2])
         else:
             self._carry_out(watched, machine.judged(*more))
 
@@ -435,7 +435,7 @@ class Watching:
 
     def _on_fate(self, peer: Peer, payload: list[Any]) -> Reply[Any]:
         life, number, after = payload
-        return self._fate((bytes(life), number), after)
+        return self._fate((as_bytes(life), number), after)
 
     def _fate(self, id: RefId, after: int) -> Reply[Any]:
         """What follows an incarnation; settles when that is decided."""

@@ -75,6 +75,7 @@ class Windows:
     def _refuse_or_wait(self, handle_name: str, size: int) -> None:
         node = self.node
         if node.at_home() or events._get_running_loop() is not None:
+            node.tasks.outbox.limit.refused += 1
             raise MailboxFullError(
                 f"a call to {handle_name} was not queued: {self._waiting_bytes() >> 20} MiB wait on node {node.name} "
                 f"to be sent, and max_outbox is {node.config.max_outbox >> 20} MiB: await results, ref.accepted(), or "
@@ -448,6 +449,7 @@ class Windows:
 
     def refuse(self, cell: Cell, call: ActorCall) -> None:
         """There is no room, and the actor's maker wants callers to hear so."""
+        self.node.limits["pending_calls"].refused += 1
         error = MailboxFullError(
             f"actor {cell.title} did not accept a call of {call.method}: {cell.pending} calls with "
             f"{cell.pending_bytes >> 20} MiB have not started there, max_pending_calls is {cell.most} and overflow is "

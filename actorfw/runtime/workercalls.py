@@ -7,8 +7,10 @@ until it says that its last handle is gone.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.runtime.context import limits
 from actorfw.runtime.definitions import Interface
 from actorfw.runtime.guarded import Guarded
 from actorfw.runtime.lines import Told, hint
@@ -18,6 +20,7 @@ from actorfw.runtime.routes import ActorCall
 from actorfw.runtime.streams import Stream
 from actorfw.runtime.submitted import Task
 from actorfw.values.errors import ActorFwError
+from actorfw.values.ids import as_bytes
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import Packed, size_of
@@ -63,6 +66,8 @@ class WorkerCalls:
         # What a worker may wait for without end, by its index and request: its watches; and what it reads.
         self._waits: dict[tuple[int, int], Reply[Any]] = {}
         self._readings: dict[int, set[int]] = {}
+        # What it waits for the values of.
+        self._fetching: dict[tuple[int, int, ObjectRef[Any]], Callable[[ObjectRef[Any]], object]] = {}
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -83,9 +88,6 @@ class WorkerCalls:
     def _key(self, process: WorkerProcess) -> Any:
         return self.node.pool.workers[process.index].key
 
-    def _deadline(self, left: int | None) -> float | None:
-        return None if left is None else self.node.env.time() + left / 1000
-
     def _parent(self, process: WorkerProcess, serial: int) -> int:
         return serial if serial in self.node.execution.by_serial else 0
 
@@ -95,7 +97,7 @@ class WorkerCalls:
         node = self.node
         given = node.codec.unpack(options) or {}
         task = Task(number, hashed, node.recipe(hashed), node.objects.keep(args), _deps(deps), given)
-        task.deadline = self._deadline(left)
+        task.deadline, task.trace = limits(left, node.env.time())
         task.parent = self._parent(process, parent)
         task.num_returns = num_returns
         task.name = task.options.get("name") or task.name
@@ -105,6 +107,8 @@ class WorkerCalls:
         else:
             line = self.lines.line(process.index, place)
             task.refs = tuple(self._born(process, number + i, line) for i in range(num_returns))
+        if task.recipe.environment is not None:
+            node.environments.submitted(task.recipe.environment)
         node.tasks.enter(task)
 
     def on_invoke(self, process: WorkerProcess, msg: list[Any]) -> None:
@@ -118,7 +122,7 @@ class WorkerCalls:
         call.caller = process.index
         call.group = group
         call.retries = retries
-        call.deadline = self._deadline(left)
+        call.deadline, call.trace = limits(left, node.env.time())
         call.num_returns = num_returns if num_returns < 2 else [number + i for i in range(num_returns)]
         id = (life, actor)
         call.hold = node.objects.grip(id)
@@ -140,8 +144,11 @@ class WorkerCalls:
         node = self.node
         given = node.codec.unpack(options) or {}
         interface = node.interfaces.known(Interface.from_wire(interface_wire))
+        environment = node.recipe(hashed).environment
+        if environment is not None:
+            node.environments.submitted(environment)
         if type(number) is list:
-            detached = (bytes(number[0]), number[1])
+            detached = (as_bytes(number[0]), number[1])
             node.detached.spawned(detached, hashed, node.recipe(hashed), interface, node.objects.keep(args), given)
             return
         id = (node.life, number)
@@ -166,9 +173,13 @@ class WorkerCalls:
         worker = node.pool.workers.get(process.index)
         if worker is None:
             return
-        ref = node.objects.adopt(bytes(owner), number, address)
+        ref = node.objects.adopt(as_bytes(owner), number, address)
+        if with_value is None:
+            self._withdraw(worker, ref)
+            return
 
         def answer(done: ObjectRef[Any]) -> None:
+            self._fetching.pop((process.index, number, done), None)
             if done._state in (READY, FAILED):
                 state, out = done._state, done._out
             elif done._state == PENDING:
@@ -181,9 +192,18 @@ class WorkerCalls:
             worker.send((m.SETTLED, ref._owner, number, state, out))  # the node may have taken a new life meanwhile
 
         if with_value:
+            if ref._state == PENDING:
+                self._fetching[(process.index, number, ref)] = answer
             node.objects.when_done(ref, answer)
         else:
             node.objects.watch([ref], answer)
+
+    def _withdraw(self, worker: Any, ref: ObjectRef[Any]) -> None:
+        """A worker does not wait for a value any more. If it has been told by now, it will find out."""
+        waiting = self._fetching.pop((worker.process.index, ref._number, ref), None)
+        if waiting is not None:
+            ref._remove(waiting)
+            worker.send((m.SETTLED, ref._owner, ref._number, PENDING, None))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -249,6 +269,8 @@ class WorkerCalls:
         self.lines.forget(index)
         for key in [key for key in self._waits if key[0] == index]:
             self._waits.pop(key).cancel()
+        for asked in [asked for asked in self._fetching if asked[0] == index]:
+            asked[2]._remove(self._fetching.pop(asked))
         for number in self._readings.pop(index, ()):
             self.node.readings.drop(number)
         for number, relay in list(self.relays.items()):
@@ -258,7 +280,7 @@ class WorkerCalls:
 
 
 def _deps(deps: Any) -> Any:
-    return [(bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
+    return [(as_bytes(dep[0]), dep[1], dep[2]) for dep in deps] if deps else None
 
 
 def carries(wire: Any) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from actorfw.runtime.store.blocks import Block
 from actorfw.values.errors import ObjectStoreFullError, ProtocolError
+from actorfw.wire.frames import Placed
 from actorfw.wire.payload import SHARED_LEAST, Allocator, Buffer, Part, WritableBuffer
 
 __all__ = ["Arrival", "arrival_of"]
@@ -39,12 +41,21 @@ class Arrival:
         self._at = 0
         self._skip_full()
 
-    def take(self, piece: Buffer) -> None:
+    def place(self, size: int) -> memoryview | None:
+        if not size or self.complete or self._at + size > self._sizes[self._filling]:
+            return None
+        room = self.room[self._filling]
+        view = memoryview(room) if isinstance(room, bytearray) else room.room() if isinstance(room, Block) else None
+        return None if view is None else view[self._at : self._at + size]
+
+    def take(self, piece: Buffer | Placed) -> None:
         end = self._at + len(piece)
         if not piece or self.complete or end > self._sizes[self._filling]:
             raise ProtocolError("a piece of a large message does not fit in its buffer")
         room = self.room[self._filling]
-        if isinstance(room, bytearray):
+        if isinstance(piece, Placed):
+            pass
+        elif isinstance(room, bytearray):
             room[self._at : end] = piece
         else:
             room.fill(piece, self._at)

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.outbound import PACKED, PICKLED, TEXT
-from actorfw.runtime.store.elsewhere import ANY_VERSION, SPARE
+from actorfw.runtime.store.elsewhere import ANY_VERSION, HERE, SPARE
 from actorfw.runtime.store.residence import away, lost
-from actorfw.values.ids import RefId
+from actorfw.values.ids import RefId, as_bytes
 from actorfw.wire import messages as m
 from actorfw.wire.payload import Buffer, Packed, in_memory, size_of
 
@@ -126,7 +126,7 @@ class Copies:
     def on_pull(self, peer: Peer, msg: list[Any]) -> None:
         """Somebody wants a part of a copy."""
         _, life, number, version, offset, length, first = msg
-        id = (bytes(life), number)
+        id = (as_bytes(life), number)
         copy = self.by_id.get(id)
         out = copy.out if copy is not None else self.node.locations.value(id, version)
         if away(out):
@@ -166,7 +166,7 @@ class Copies:
     def on_free(self, peer: Peer, msg: list[Any]) -> None:
         """An owner says that copies are not needed."""
         for life, number, version in msg[1]:
-            id = (bytes(life), number)
+            id = (as_bytes(life), number)
             copy = self.by_id.get(id)
             if copy is not None and version in (copy.version, ANY_VERSION):
                 self._drop(id)
@@ -177,6 +177,18 @@ class Copies:
         owner = self.node.objects.ownership.owner
         for id in [id for id in self.by_id if owner(id) == life]:
             self._drop(id)
+
+    def moved(self, heir: bytes) -> None:
+        """A node has handed over what it owned and others hold. Nobody frees the rest: the heir knows which it is."""
+        node = self.node
+        owner = node.objects.ownership.owner
+        for id, copy in list(self.by_id.items()):
+            if id[0] == heir or owner(id) != heir:
+                continue
+            if heir != node.life:
+                node.pulls.tell_owner(id, copy.version, HERE)
+            elif id not in node.locations:
+                self._drop(id)
 
     def clear(self) -> None:
         """The node closes, or takes a new life: nobody will come for what it has."""

@@ -6,13 +6,13 @@ pulled (`runtime.store.pulls`). All who wait here for the same value wait for on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from actorfw.runtime.objects import is_large
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, ObjectRef
 from actorfw.runtime.store.elsewhere import DECLINED
 from actorfw.values.errors import OwnerDiedError, PeerUnreachableError
-from actorfw.values.ids import RefId
+from actorfw.values.ids import RefId, as_bytes
 from actorfw.wire import messages as m
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from actorfw.runtime.peers import Peer
 
 __all__ = ["Fetches"]
+
+UNASKED: Final = 4
+"""Large values that may come unasked at a time: their owner sends their beginning with the answer who has them."""
+NOT_AT_ONCE: Final = 2
+"""In a question, in the place of True: a large value is to wait until this node says so."""
 
 
 class Fetches:
@@ -68,6 +73,8 @@ class Fetches:
         id = (ref._owner, ref._number)
         waiting = self.asked.get(id)
         if waiting is not None:
+            if not waiting:
+                self.node.pulls.resume(id)
             waiting.append(ref)
             return
         self.asked[id] = [ref]
@@ -78,12 +85,29 @@ class Fetches:
 
     def waits_for(self, id: RefId) -> bool:
         """Whether somebody here waits for what its owner has to say where it is."""
-        return id in self.asked
+        return bool(self.asked.get(id))
+
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        """Nobody waits for this ref any more. If nobody waits for the value, it need not come."""
+        id = (ref._owner, ref._number)
+        waiting = self.asked.get(id)
+        if not waiting or any(one._callbacks is not None for one in waiting):
+            return
+        for one in waiting:
+            one._lazy = True
+        waiting.clear()  # who asks again finds its place, and nobody is kept for it
+        self.node.pulls.pause(id)
+
+    def forget(self, id: RefId) -> None:
+        """What nobody waited for does not come."""
+        if self.asked.get(id) == []:
+            del self.asked[id]
 
     def ask_owner(self, id: RefId, *sources: tuple[bytes, ...]) -> None:
         """Ask for a value; `sources`: those that can't be reached, and those that have it no more."""
         owner, address = self.node.heirs.where(id[0], self.objects.address_of(id))
-        msg = (m.FETCH, *id, True, *sources)
+        at_once = len(self.asked) <= UNASKED and not self.node.pulls.crowded
+        msg = (m.FETCH, *id, True if at_once else NOT_AT_ONCE, *sources)
         peer = self.node.peers.by_life.get(owner)
         if peer is not None:
             peer.send(msg)
@@ -101,7 +125,7 @@ class Fetches:
     def on_fetch(self, sender: Peer, msg: list[Any]) -> None:
         """A borrower asks for a value, or to be told when there is one."""
         _, owner, number, with_value, *sources = msg
-        id = (bytes(owner), number)
+        id = (as_bytes(owner), number)
         ref = self.objects.adopt(*id, "")
 
         def answer(done: ObjectRef[Any]) -> None:
@@ -110,7 +134,7 @@ class Fetches:
                 state, out = FAILED, self.objects.cancelled_out(done)
             if with_value and (state == PENDING or (state == READY and is_large(out))):
                 away, lacking = sources or ((), ())
-                self.node.locations.serve(sender, id, out, away, lacking)
+                self.node.locations.serve(sender, id, out, away, lacking, at_once=with_value != NOT_AT_ONCE)
                 return
             self.node.outbound.send_value(
                 sender, (m.SETTLED, *id, state or READY), out if with_value or state == FAILED else None
@@ -126,16 +150,17 @@ class Fetches:
         _, owner, number, state, out = msg
         if state == m.STORED:
             size, version, sources, begun = out
-            id = (bytes(owner), number)
-            found = [(bytes(life), address) for life, address in sources]
-            if id in self.asked:
+            id = (as_bytes(owner), number)
+            found = [(as_bytes(life), address) for life, address in sources]
+            if self.waits_for(id) or id in self.node.pulls:
                 self.node.pulls.start(id, version, size, found, begun=begun)
             else:
+                self.forget(id)
                 self.node.pulls.tell_owner(id, version, DECLINED)
             return
         out = self.objects.keep(out)
         if self.node.pulls:
-            self.node.pulls.unwanted((bytes(owner), number))  # it had lost its sources
+            self.node.pulls.unwanted((as_bytes(owner), number))  # it had lost its sources
         for ref in self.asked.pop((owner, number), ()):
             if state == READY:
                 ref._settle(out)

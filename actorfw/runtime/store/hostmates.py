@@ -23,12 +23,13 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.core.handshake import HELLO_SECONDS
 from actorfw.io import hostsocket
-from actorfw.io.hostsocket import HostSocket
+from actorfw.io.hostsocket import MESSAGE_BYTES, STRANGER_BYTES, HostSocket
 from actorfw.io.sharedmem import SharedMemory
 from actorfw.runtime.store.blocks import SEALED, Block
 from actorfw.runtime.store.lodging import BlockId, Lodger
-from actorfw.values.ids import RefId, owned_ids
+from actorfw.values.ids import RefId, as_bytes, owned_ids
 from actorfw.wire import messages as m
 from actorfw.wire.payload import Packed, Part, WireValue
 
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
 
-__all__ = ["HostMates"]
+__all__ = ["STRANGERS", "HostMates"]
 
 logger = logging.getLogger("actorfw.store")
 
 INFO: Final = "mate"
 """Under which a node tells its peers [host, name of the socket, key]."""
+
+STRANGERS: Final = 64
+"""Connections of this host's processes that have not shown the key."""
 
 _KEY_BYTES: Final = 16
 _INLINE: Final = 1 << 18  # a value that has more beside its blocks travels in pieces
@@ -278,7 +282,30 @@ class HostMates:
             sock, _ = self._listener.accept()
         except OSError:
             return  # it went away again
-        self._readers[HostSocket(self.node.loop, sock, self._heard, self._reader_ended)] = None
+        if not hostsocket.same_user(sock):
+            sock.close()
+            return
+        strangers = [known for known, reader in self._readers.items() if reader is None]
+        if len(strangers) >= STRANGERS:
+            self._drop(strangers[0])
+        stranger = HostSocket(self.node.loop, sock, self._heard, self._reader_ended)
+        stranger.limit = STRANGER_BYTES
+        self._readers[stranger] = None
+        self.node.env.call_later(HELLO_SECONDS, self._too_slow, stranger)
+
+    def _too_slow(self, sock: HostSocket) -> None:
+        if sock in self._readers and self._readers[sock] is None:
+            self._drop(sock)
+
+    def _drop(self, stranger: HostSocket) -> None:
+        """Any process of this machine may connect: those that don't show the key make room for others."""
+        self.node.limits["mates_half_open"].refused += 1
+        del self._readers[stranger]
+        stranger.close()
+
+    def strangers(self) -> int:
+        """Connections of processes that have not shown the key."""
+        return sum(reader is None for reader in self._readers.values())
 
     def _heard(self, sock: HostSocket, message: list[Any], fds: list[int]) -> None:
         for fd in fds:
@@ -292,6 +319,7 @@ class HostMates:
                     self._attach(sock, message[2])
                 else:
                     self._readers[sock] = _Reader(message[2])
+                    sock.limit = MESSAGE_BYTES
                     assert self.node.store.arena is not None
                     sock.send((MEMORY, self.node.store.token), [self._readable_fd])
             else:
@@ -340,6 +368,11 @@ class HostMates:
 
     # -- lending -------------------------------------------------------------------------------------------------------
 
+    def reads(self, life: bytes) -> bool:
+        """Whether this node reads that one's memory."""
+        source = self._sources.get(life)
+        return source is not None and source.sock is not None
+
     def lends(self, life: bytes, out: WireValue) -> bool:
         """Whether a node would get this value lent: it reads this one's memory, and the value is all there."""
         if not self._readers or type(out) is not Packed:
@@ -379,7 +412,7 @@ class HostMates:
         node = self.node
         held = owned_ids(refs) if refs else None
         given = node.objects.ownership.took(peer.life, held) if held else None
-        id = (bytes(life), number)
+        id = (as_bytes(life), number)
         source = self._sources.get(peer.life)
         if source is None or source.sock is None:
             # Its process is gone, or that connection is: nobody waits for a pin, the other side has heard the same.
@@ -416,7 +449,7 @@ class HostMates:
             source.lodger.receive((part[0], part[1], part[2], part[3])) if type(part) is list else part
             for part in parts
         ]
-        out = Packed(data, buffers, [(bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
+        out = Packed(data, buffers, [(as_bytes(r[0]), r[1], r[2]) for r in refs], list(codes))
         node.pulls.lent(*what, node.objects.keep(out))
         node.objects.settle_taken(given)
 

@@ -19,12 +19,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from actorfw.runtime.canvass import Canvass, pack_answer, unpack_answer
 from actorfw.runtime.lines import line_of
 from actorfw.runtime.refs import CANCELLED, FAILED, PENDING, READY, ObjectRef
 from actorfw.runtime.rows import ObjectRow, ObjectState
 from actorfw.runtime.store.blocks import SPILLED, Block
-from actorfw.values.errors import ActorFwError, UsageError
-from actorfw.values.ids import WORKER_SHIFT, RefId, node_id_of, short, text_id
+from actorfw.values.errors import UsageError
+from actorfw.values.ids import WORKER_SHIFT, RefId, as_bytes, node_id_of, short, text_id
 from actorfw.wire.messages import STORED
 from actorfw.wire.payload import Packed, size_of
 
@@ -40,7 +41,6 @@ OLD: Final = 600.0  # seconds
 MANY: Final = 10_000  # old objects that one line has made
 MOST: Final = 10_000  # rows of one listing
 
-_ANSWER_SECONDS: Final = 5.0
 _CONTAINERS: Final = 3  # named of the objects that one is part of
 _SLICE: Final = 2_000  # objects described in one turn of the loop
 
@@ -56,37 +56,29 @@ class ObjectList:
 
     async def everywhere(self, limit: int) -> list[ObjectRow]:
         """The largest of all members' objects, the largest first."""
-        rows, _ = await self.counted(limit)
+        rows, _ = await self.counted(limit, Canvass(self.node))
         return rows
 
-    async def counted(self, limit: int) -> tuple[list[ObjectRow], int]:
+    async def counted(self, limit: int, canvass: Canvass) -> tuple[list[ObjectRow], int]:
         """The same, and how many there are."""
         if not 1 <= limit <= MOST:
             raise UsageError(f"limit is {limit!r}; it must be between 1 and {MOST}")
         node = self.node
         peers = {node_id_of(peer.life): peer for peer in node.members.peers()}
-        asked = {key: asyncio.ensure_future(self._ask(peer, "objects", limit)) for key, peer in peers.items()}
+        asking = asyncio.ensure_future(canvass.ask("objects", limit))
         total, own = await self.own(limit)
         described: list[tuple[str, str, _Described]] = [(node.name, node.id, one) for one in own]
-        for key, answering in asked.items():
-            answer = await answering
-            if answer is not None:
-                total += answer[0]
-                described += [(peers[key].name, key, tuple(one)) for one in answer[1]]
+        for key, packed in (await asking).items():
+            answer = unpack_answer(packed)
+            total += answer[0]
+            described += [(peers[key].name, key, tuple(one)) for one in answer[1]]
         shown = heapq.nlargest(limit, described, key=lambda each: each[2][0])
-        return await self._with_borrowers(shown, peers), total
-
-    async def _ask(self, peer: Peer, verb: str, payload: Any) -> Any:
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self.node.asks.ask(peer, verb, payload)
-        except (ActorFwError, TimeoutError):
-            return None  # it does not answer, and nobody else knows what it knows
+        return await self._with_borrowers(shown, peers, canvass), total
 
     # -- what borrowers add --------------------------------------------------------------------------------------------
 
     async def _with_borrowers(
-        self, shown: list[tuple[str, str, _Described]], peers: dict[str, Peer]
+        self, shown: list[tuple[str, str, _Described]], peers: dict[str, Peer], canvass: Canvass
     ) -> list[ObjectRow]:
         """Rows of these, in which each borrower says itself what in it holds them."""
         named: dict[str, list[RefId]] = {}
@@ -94,16 +86,10 @@ class ObjectList:
             for key in borrowers:
                 named.setdefault(key, []).append((life, number))
         node = self.node
-        answers: dict[str, Any] = {}
-        waiting = {
-            key: asyncio.ensure_future(self._ask(peers[key], "object_holders", [list(id) for id in ids]))
-            for key, ids in named.items()
-            if key in peers
-        }
+        wanted = {key: [list(id) for id in ids] for key, ids in named.items()}
+        answers = await canvass.ask_each("object_holders", wanted)
         if node.id in named:
-            answers[node.id] = self.held_here([list(id) for id in named[node.id]])
-        for key, answering in waiting.items():
-            answers[key] = await answering
+            answers[node.id] = self.held_here(wanted[node.id])
         more: dict[tuple[str, bytes, int], list[str]] = {}
         for key, ids in named.items():
             for id, said in zip(ids, answers.get(key) or (), strict=False):
@@ -132,7 +118,7 @@ class ObjectList:
 
     def held_here(self, ids: Iterable[Any]) -> list[list[str]]:
         """What in this node's process and workers holds each of these borrowed refs."""
-        return [self._holders((bytes(life), number))[0] for life, number in ids]
+        return [self._holders((as_bytes(life), number))[0] for life, number in ids]
 
     # -- what a node says of its own -----------------------------------------------------------------------------------
 
@@ -251,7 +237,7 @@ class ObjectList:
 
     def asked(self, limit: Any) -> Reply[Any]:
         """For a peer."""
-        return self.node.verbs.begin("objects", self._answer(limit))
+        return self.node.verbs.begin("objects", pack_answer(self._answer(limit)))
 
     async def _answer(self, limit: Any) -> list[Any]:
         if type(limit) is not int or not 1 <= limit <= MOST:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from actorfw.core.sources import Instruction, Sources
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.store.elsewhere import ANY_VERSION, DECLINED, HERE, LEAVES, Elsewhere
-from actorfw.runtime.store.pulls import STRIPE
+from actorfw.runtime.store.pulls import SMALL, STRIPE
 from actorfw.values.errors import ObjectLostError
-from actorfw.values.ids import RefId, text_id
+from actorfw.values.ids import RefId, as_bytes, text_id
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 from actorfw.wire.payload import size_of
@@ -109,6 +109,7 @@ class Locations:
         else:
             self._by_id.pop(id, None)  # an heir has it
         self.node.pulls.unwanted(id)
+        self.node.fetches.forget(id)
 
     def _forget(self, id: RefId) -> None:
         entry = self._by_id.pop(id, None)
@@ -123,13 +124,16 @@ class Locations:
         entry = self._by_id[id]
         self._do(id, entry, entry.ask(life, self._now(), away, lacking))
 
-    def serve(self, peer: Peer, id: RefId, out: Any, away: Iterable[bytes], lacking: Iterable[bytes]) -> None:
-        """A node wants a large value of this node's own. `out`: the value; None if it is elsewhere."""
+    def serve(
+        self, peer: Peer, id: RefId, out: Any, away: Iterable[bytes], lacking: Iterable[bytes], *, at_once: bool
+    ) -> None:
+        """A node wants a large value of this node's own. `out`: the value; None if it is elsewhere. `at_once`: it may
+        come unasked, even if it is large."""
         entry = self._by_id.get(id)
         if entry is None:
             entry = self._by_id[id] = Sources(self.node.life, size_of(out))
             entry.has(self.node.life, 0, self._now())
-        if not away and not lacking:
+        if not away and not lacking and (at_once or entry.size <= SMALL):
             self._fresh.add((id, peer.life))
         self.ask(id, peer.life, away, lacking)
         self._fresh.discard((id, peer.life))
@@ -152,7 +156,7 @@ class Locations:
     def on_has(self, peer: Peer, msg: list[Any]) -> None:
         """A node says something of a copy."""
         _, life, number, version, what = msg
-        id = (bytes(life), number)
+        id = (as_bytes(life), number)
         entry = self._by_id.get(id)
         if entry is None:
             if what != DECLINED:
@@ -168,7 +172,13 @@ class Locations:
         else:
             self._do(id, entry, entry.leaves(peer.life, now))
             if what == LEAVES and self._by_id.get(id) is entry and entry.needs(peer.life):
+                self.node.pulls.keep(id)
                 self.ask(id, self.node.life)
+
+    def gave_up(self, id: RefId) -> None:
+        """Nobody here wants any more what this node was getting of its own."""
+        entry = self._by_id[id]
+        self._do(id, entry, entry.gave_up(self.node.life, self._now()))
 
     # -- carrying out --------------------------------------------------------------------------------------------------
 
@@ -198,7 +208,11 @@ class Locations:
         addresses = node.members.addresses
         found = [(source, node.address if source == node.life else addresses.get(source, "")) for source in sources]
         if life == node.life:
-            node.pulls.start(id, entry.version, entry.size, found)
+            if node.fetches.asked.get(id) == [] and id not in node.pulls:
+                node.fetches.forget(id)
+                self.gave_up(id)
+            else:
+                node.pulls.start(id, entry.version, entry.size, found)
             return
         peer = node.members.peer(life)
         if peer is None:
@@ -265,8 +279,8 @@ class Locations:
         if entry is None:
             entry = self._by_id[id] = Sources(self.node.life, size, version)
         for life in nodes:
-            if bytes(life) in self.node.members.facts:
-                self._do(id, entry, entry.made(bytes(life), version, size, self._now()))
+            if as_bytes(life) in self.node.members.facts:
+                self._do(id, entry, entry.made(as_bytes(life), version, size, self._now()))
         copy = self.node.copies.give(id, version)
         if copy is not None:
             self.node.fetches.here(id, copy)

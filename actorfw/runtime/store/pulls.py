@@ -7,169 +7,49 @@ they come.
 
 The first range brings what the value consists of, and gives this node the refs in it.
 
-Leaves to others: which sources (`core.sources`, at the owner), and serving (`runtime.store.copies`).
+What is being pulled takes memory that can't go to disk before it is complete. So only as much is pulled at a time as
+leaves half of the store to what is there, and the rest waits for its turn. A pull that has no source gives its turn
+back: to get one a task may have to run again, whose arguments have to come first.
+
+Leaves to others: whose turn it is (`core.admission`), which sources (`core.sources`, at the owner), and serving
+(`runtime.store.copies`).
 """
 
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from actorfw.runtime.outbound import PICKLED, TEXT
+from actorfw.core.admission import Admission
 from actorfw.runtime.refs import FAILED, READY
 from actorfw.runtime.store.elsewhere import ANY_VERSION, DECLINED, HERE
-from actorfw.values.errors import ObjectStoreFullError, PeerUnreachableError, ProtocolError
-from actorfw.values.ids import RefId, owned_ids
+from actorfw.runtime.store.pull import STRIPE, Pull, Range
+from actorfw.values.errors import PeerUnreachableError, ProtocolError
+from actorfw.values.ids import RefId, as_bytes, owned_ids
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
-from actorfw.wire.payload import SHARED_LEAST, Buffer, Packed, WritableBuffer
 
 if TYPE_CHECKING:
-    from actorfw.core.ownership import Taken
     from actorfw.runtime.node import Node
     from actorfw.runtime.peers import Peer
+    from actorfw.runtime.store.blocks import Block
 
 __all__ = ["DEPTH", "STRIPE", "Pulls"]
 
 logger = logging.getLogger("actorfw.objects")
 
-STRIPE: Final = 4 << 20
-"""Bytes of one range."""
 DEPTH: Final = 2
 """Ranges that one source is asked for at a time: it always knows what is next."""
 AGAIN: Final = 1.0
 """Seconds after which sources that could not be reached are tried again."""
-
-
-class _Heap:
-    """Room for one buffer where there is no shared memory."""
-
-    __slots__ = ("_bytes",)
-
-    def __init__(self, size: int) -> None:
-        self._bytes = bytearray(size)
-
-    def fill(self, data: Any, at: int = 0) -> None:
-        self._bytes[at : at + len(data)] = data
-
-    def sealed(self) -> memoryview:
-        return memoryview(self._bytes).toreadonly()
-
-
-class _Range:
-    """A part of a value that was asked of one source; takes its bytes as they come (`runtime.bulk.Sink`)."""
-
-    __slots__ = ("at", "first", "length", "offset", "pull", "source")
-
-    def __init__(self, pull: _Pull | None, source: bytes, offset: int, length: int, first: bool) -> None:
-        self.pull = pull  # None: nobody wants it any more
-        self.source = source
-        self.offset = offset
-        self.length = length
-        self.first = first
-        self.at = 0
-
-    def take(self, piece: Buffer) -> None:
-        if self.at + len(piece) > self.length:
-            raise ProtocolError("a piece of an object is longer than what was asked for")
-        if self.pull is not None:
-            self.pull.write(self.offset + self.at, piece)
-        self.at += len(piece)
-
-    @property
-    def complete(self) -> bool:
-        return self.at == self.length
-
-    def done(self) -> None:
-        if self.pull is not None:
-            self.pull.pulls._done(self.pull, self)
-
-
-class _Pull:
-    """One value on its way here."""
-
-    __slots__ = (
-        *("asking", "back", "codes", "form", "given", "id", "left", "next"),
-        *("opened", "pulls", "ranges", "refs", "room", "size", "starts", "version", "waits"),
-    )
-
-    def __init__(self, pulls: Pulls, id: RefId, version: int, size: int) -> None:
-        self.pulls = pulls
-        self.id = id
-        self.version = version
-        self.size = size
-        self.ranges: dict[bytes, list[_Range]] = {}  # by source
-        self.back: list[tuple[int, int]] = []  # what a source left undone
-        self.next = 0  # where what was never asked for begins
-        self.left = size
-        self.asking = False  # the owner, for another source
-        self.waits: bool | None = None  # for room in memory; False: it has been made
-        # What its first range says.
-        self.opened = False
-        self.form = 0
-        self.refs: list[Any] = []
-        self.codes: list[bytes] = []
-        self.given: Taken | None = None
-        self.room: list[_Heap | WritableBuffer] = []
-        self.starts: list[int] = []
-
-    def open(self, form: int, sizes: list[int], refs: list[Any], codes: list[bytes]) -> None:
-        store = self.pulls.node.store
-        self.opened = True
-        self.form = form
-        self.refs = refs
-        self.codes = codes
-        at = 0
-        for number, size in enumerate(sizes):
-            try:
-                block = store.allocate(size) if number and size >= SHARED_LEAST else None
-            except ObjectStoreFullError:
-                block = None  # there was room for it a moment ago
-            self.room.append(block if block is not None else _Heap(size))
-            self.starts.append(at)
-            at += size
-        self.size = self.left = at
-
-    def write(self, at: int, piece: Buffer) -> None:
-        """Bytes of the whole, which may belong to several buffers."""
-        starts = self.starts
-        number = bisect_right(starts, at) - 1
-        view = memoryview(piece)
-        while len(view):
-            end = starts[number + 1] if number + 1 < len(starts) else self.size
-            part = view[: end - at]
-            if len(part):
-                self.room[number].fill(part, at - starts[number])
-            view = view[len(part) :]
-            at += len(part)
-            number += 1
-
-    def next_range(self) -> tuple[int, int] | None:
-        if self.back:
-            return self.back.pop()
-        if self.next >= self.size:
-            return None
-        at, self.next = self.next, min(self.next + STRIPE, self.size)
-        return at, self.next - at
-
-    def value(self) -> Any:
-        """All of it is here."""
-        parts: list[Any] = []
-        for room in self.room:
-            if isinstance(room, _Heap):
-                parts.append(room.sealed())
-            else:
-                room.seal()
-                parts.append(room)
-        data, *rest = parts
-        if self.form == PICKLED:
-            return bytes(data)
-        if self.form == TEXT:
-            return str(data, "utf-8")
-        return Packed(bytes(data), rest, [(bytes(r[0]), r[1], r[2]) for r in self.refs], list(self.codes))
+SMALL: Final = 1 << 20
+"""Bytes of a value that has a line of its own: it does not wait behind large ones."""
+HEAP: Final = 512 << 20
+"""Bytes that a node without shared memory is taken to have for values."""
+KEPT: Final = 10.0
+"""Seconds for which what has come of a value that nobody waits for any more is kept for somebody who does."""
 
 
 class Pulls:
@@ -177,11 +57,23 @@ class Pulls:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self._open: dict[RefId, _Pull] = {}
-        self._after: list[tuple[set[_Pull], Callable[[], object]]] = []
+        most = node.store.limit or HEAP
+        self.large: Admission[Pull] = Admission(most // 2)
+        self.small: Admission[Pull] = Admission(most // 16)
+        self._open: dict[RefId, Pull] = {}
+        self._needed: set[RefId] = set()
+        self._after: list[tuple[set[Pull], Callable[[], object]]] = []
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __contains__(self, id: RefId) -> bool:
+        return id in self._open
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a large value that came unasked would not have its turn."""
+        return bool(self.large) or 2 * self.large.bytes > self.large.most
 
     # -- beginning -----------------------------------------------------------------------------------------------------
 
@@ -202,16 +94,69 @@ class Pulls:
             self._abandon(pull)
             pull = None
         if pull is None:
-            pull = self._open[id] = _Pull(self, id, version, size)
+            pull = self._open[id] = Pull(self, id, version, size)
         pull.asking = False
-        for life, address in sources:
+        for life, _ in sources:
             if life not in pull.ranges:
                 pull.ranges[life] = []
                 if begun and life == sources[0][0] and not pull.opened and not any(pull.ranges.values()):
-                    pull.ranges[life].append(_Range(pull, life, 0, STRIPE, True))
-                self._connect(pull, life, address)
+                    pull.ranges[life].append(Range(pull, life, 0, STRIPE, True))
+                    self._line_up(pull, at_once=True)
+        self._line_up(pull)
+        for life, address in sources:
+            self._connect(pull, life, address)
 
-    def _connect(self, pull: _Pull, life: bytes, address: str) -> None:
+    # -- whose turn it is ----------------------------------------------------------------------------------------------
+
+    def _line_up(self, pull: Pull, *, at_once: bool = False) -> None:
+        if pull.turn or pull.paused is not None or not pull.ranges:
+            return
+        if any(map(self.node.hostmates.reads, pull.ranges)):
+            pull.turn = True  # it takes no memory here
+            return
+        if pull.line is None:
+            pull.line = self.small if pull.size <= SMALL else self.large
+        pull.turn = pull.line.enter(pull, pull.size, at_once=at_once)
+
+    def _give_turn(self, pull: Pull) -> None:
+        line, pull.line = pull.line, None
+        pull.turn = False
+        if line is not None:
+            for other in line.leave(pull):
+                other.turn = True
+                self._request_all(other)
+
+    def keep(self, id: RefId) -> None:
+        """This node needs a value itself, whoever waits for it."""
+        self._needed.add(id)
+
+    def pause(self, id: RefId) -> None:
+        """Nobody waits for it any more: ask for nothing more, and keep what has come for a while."""
+        pull = self._open.get(id)
+        if pull is not None and pull.paused is None and id not in self._needed:
+            pull.paused = self.node.env.call_later(KEPT, self._nobody_came, pull)
+            self._give_turn(pull)
+            if not pull.ranges:
+                self._nobody_came(pull)
+
+    def resume(self, id: RefId) -> None:
+        """Somebody waits for it again."""
+        pull = self._open.get(id)
+        if pull is not None and pull.paused is not None:
+            pull.paused.cancel()
+            pull.paused = None
+            self._line_up(pull)
+            self._request_all(pull)
+
+    def _nobody_came(self, pull: Pull) -> None:
+        if self._open.get(pull.id) is not pull:
+            return
+        node = self.node
+        self.unwanted(pull.id)
+        if pull.id in node.locations:
+            node.locations.gave_up(pull.id)
+
+    def _connect(self, pull: Pull, life: bytes, address: str) -> None:
         peer = self.node.peers.by_life.get(life)
         if peer is not None:
             self._request(pull, peer)
@@ -227,23 +172,23 @@ class Pulls:
 
         self.node.reach(life, address, reached)
 
-    def _request(self, pull: _Pull, peer: Peer) -> None:
+    def _request(self, pull: Pull, peer: Peer) -> None:
         under_way = pull.ranges.get(peer.life)
-        if under_way is None or peer.ended is not None or pull.waits:
+        if under_way is None or peer.ended is not None or pull.waits or not pull.turn:
             return
         if not pull.opened:
             if not any(pull.ranges.values()):
-                under_way.append(_Range(pull, peer.life, 0, STRIPE, True))
+                under_way.append(Range(pull, peer.life, 0, STRIPE, True))
                 peer.send((m.PULL, *pull.id, pull.version, 0, STRIPE, True))
             return
         while len(under_way) < DEPTH:
             found = pull.next_range()
             if found is None:
                 return
-            under_way.append(_Range(pull, peer.life, *found, False))
+            under_way.append(Range(pull, peer.life, *found, False))
             peer.send((m.PULL, *pull.id, pull.version, *found, False))
 
-    def _request_all(self, pull: _Pull) -> None:
+    def _request_all(self, pull: Pull) -> None:
         for life in list(pull.ranges):
             peer = self.node.peers.by_life.get(life)
             if peer is not None:
@@ -251,25 +196,25 @@ class Pulls:
 
     # -- what comes ----------------------------------------------------------------------------------------------------
 
-    def on_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> _Range:
+    def on_head(self, peer: Peer, head: list[Any], sizes: list[int]) -> Range:
         """A range begins: what takes its bytes. Its refs are counted now, in order with other messages."""
         _, life, number, version, offset, meta, (refs, codes) = head
         node = self.node
         held = owned_ids(refs) if refs else None
         given = node.objects.ownership.took(peer.life, held) if held else None
         length = sum(sizes)
-        pull = self._open.get((bytes(life), number))
+        pull = self._open.get((as_bytes(life), number))
         found = self._range(pull, peer.life, version, offset)
         if pull is None or found is None or (found.first and meta is None):
             node.objects.settle_taken(given)
-            return _Range(None, peer.life, offset, length, False)
+            return Range(None, peer.life, offset, length, False)
         if found.first and not pull.opened:
             form, parts = meta
             if length != min(STRIPE, sum(parts)) or min(parts) < 0:
                 raise ProtocolError("the first part of an object is not what its sizes say")
-            if not self._has_room(pull, peer, found, sum(parts)):
+            if not self._has_room(pull, peer, found, parts):
                 node.objects.settle_taken(given)
-                return _Range(None, peer.life, offset, length, False)
+                return Range(None, peer.life, offset, length, False)
             pull.open(form, parts, refs, codes)
             pull.given, given = given, None
             pull.next = length
@@ -280,29 +225,35 @@ class Pulls:
             raise ProtocolError("a part of an object is not as long as what was asked for")
         return found
 
-    def _has_room(self, pull: _Pull, peer: Peer, found: _Range, size: int) -> bool:
+    def _has_room(self, pull: Pull, peer: Peer, found: Range, parts: list[int]) -> bool:
         """Whether it can come now. Else room is made while the loop goes on, and its source is asked once more then."""
         store = self.node.store
+        size = parts[1] if len(parts) == 2 else sum(parts)  # of one buffer the room will be its own
         if pull.waits is False or store.has_room(size):
             return True
         pull.waits = True
         pull.ranges[peer.life].remove(found)
-        store.make_room(size, partial(self._room_made, pull))
+        store.allocate_later(size, partial(self._room_made, pull))
         return False
 
-    def _room_made(self, pull: _Pull, error: Exception | None) -> None:
+    def _room_made(self, pull: Pull, found: Block | Exception | None) -> None:
         if self._open.get(pull.id) is not pull:
             return
+        if pull.paused is not None:
+            pull.waits = None
+            return
         pull.waits = False
-        if error is None:
+        if not isinstance(found, Exception):
+            pull.reserved = found
             self._request_all(pull)
             return
+        error = found
         self.unwanted(pull.id)
         node = self.node
         out = pack_error(node.codec, error, where=node.name, infrastructure=True)
         node.fetches.arrived(pull.id, FAILED, out)
 
-    def _range(self, pull: _Pull | None, life: bytes, version: int, offset: int) -> _Range | None:
+    def _range(self, pull: Pull | None, life: bytes, version: int, offset: int) -> Range | None:
         if pull is None or pull.version != version:
             return None
         for one in pull.ranges.get(life, ()):
@@ -310,7 +261,7 @@ class Pulls:
                 return one
         return None
 
-    def _done(self, pull: _Pull, part: _Range) -> None:
+    def _done(self, pull: Pull, part: Range) -> None:
         pull.left -= part.length
         under_way = pull.ranges.get(part.source)
         if under_way is not None:
@@ -324,7 +275,7 @@ class Pulls:
         if peer is not None:
             self._request(pull, peer)
 
-    def _complete(self, pull: _Pull) -> None:
+    def _complete(self, pull: Pull) -> None:
         objects = self.node.objects
         out = objects.keep(pull.value())
         self.complete(pull.id, pull.version, out)
@@ -372,7 +323,7 @@ class Pulls:
     def on_lacking(self, peer: Peer, msg: list[Any]) -> None:
         """A source has it no more."""
         _, life, number, version, offset = msg
-        pull = self._open.get((bytes(life), number))
+        pull = self._open.get((as_bytes(life), number))
         if pull is not None and self._range(pull, peer.life, version, offset) is not None:
             self._without(pull, peer.life, lacking=True)
 
@@ -394,7 +345,7 @@ class Pulls:
             if life in pull.ranges:
                 self._without(pull, life, lacking=False)
 
-    def _without(self, pull: _Pull, life: bytes, *, lacking: bool) -> None:
+    def _without(self, pull: Pull, life: bytes, *, lacking: bool) -> None:
         """Go on from where this source came to."""
         for part in pull.ranges.pop(life):
             part.pull = None
@@ -403,6 +354,10 @@ class Pulls:
                 pull.back.append((part.offset + part.at, part.length - part.at))
         if pull.ranges:
             self._request_all(pull)
+            return
+        self._give_turn(pull)
+        if pull.paused is not None:
+            self._nobody_came(pull)
         elif lacking:
             self.ask_again(pull.id, (), (life,))
         else:
@@ -420,7 +375,7 @@ class Pulls:
         else:
             self._ask(id, pull, away, lacking)
 
-    def _ask(self, id: RefId, pull: _Pull | None, away: tuple[bytes, ...], lacking: tuple[bytes, ...]) -> None:
+    def _ask(self, id: RefId, pull: Pull | None, away: tuple[bytes, ...], lacking: tuple[bytes, ...]) -> None:
         node = self.node
         if self._open.get(id) is not pull:
             return
@@ -433,7 +388,7 @@ class Pulls:
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
-    def _abandon(self, pull: _Pull) -> None:
+    def _abandon(self, pull: Pull) -> None:
         self._open.pop(pull.id, None)
         for parts in pull.ranges.values():
             for part in parts:
@@ -442,7 +397,14 @@ class Pulls:
         self.node.objects.settle_taken(given)
         self._over(pull)
 
-    def _over(self, pull: _Pull) -> None:
+    def _over(self, pull: Pull) -> None:
+        if pull.paused is not None:
+            pull.paused.cancel()
+            pull.paused = None
+        pull.reserved = None
+        self._needed.discard(pull.id)
+        self.node.fetches.forget(pull.id)
+        self._give_turn(pull)
         if self._after:
             after, self._after = self._after, []
             for pulls, then in after:

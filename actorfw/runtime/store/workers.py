@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from actorfw.runtime.store.blocks import WRITING, Block
 from actorfw.runtime.store.lodging import LOST
 from actorfw.values.errors import ObjectLostError
+from actorfw.values.ids import as_bytes
 from actorfw.wire import messages as m
 from actorfw.wire.failures import pack_error
 
@@ -74,7 +75,7 @@ class WorkerBlocks:
 
     def on_let_go(self, process: WorkerProcess, msg: list[Any]) -> None:
         """A worker reads these no more: ([[token, number, how often it had been told], ...])."""
-        rows = [((bytes(token), number), count) for token, number, count in msg[1]]
+        rows = [((as_bytes(token), number), count) for token, number, count in msg[1]]
         self.node.store.lends.returned(("worker", process.index), rows)
 
 

@@ -236,6 +236,7 @@ class Actor:
             handle=self.handle(),
             fencing_token=self.incarnation,
             number=call.no,
+            trace=tuple(call.origin[2:]) or None,
         )
 
     def own_context(self) -> Context:

@@ -35,6 +35,7 @@ from actorfw.runtime.worker.objects import WorkerObjects
 from actorfw.runtime.worker.output import Output
 from actorfw.runtime.worker.overseer import Overseer
 from actorfw.runtime.worker.shared import Shared
+from actorfw.runtime.worker.surroundings import Surroundings
 from actorfw.runtime.worker.tasks import Tasks
 from actorfw.runtime.worker.turns import SerialActor, ThreadedActor
 from actorfw.runtime.worker.verbs import Verbs
@@ -53,6 +54,7 @@ from actorfw.wire.messages import (
     CREATED,
     CREDIT,
     END,
+    ENVIRONMENT,
     HANGS,
     ITEM,
     REBORN,
@@ -141,7 +143,8 @@ class Worker:
         self.awaited: set[RefId] = set()
         self._lent = 0  # how many waits lend out the CPU
         self._told: set[bytes] = set()  # definitions that the node has
-        self._environment = dict(os.environ)
+        self.surroundings = Surroundings(settings)
+        self.resolver = self.surroundings.resolver
         self.actor: Actor | None = None
         self._run: dict[int, Callable[[list[Any]], object]] = {
             TASK: self.tasks.run,
@@ -156,6 +159,7 @@ class Worker:
         line.on(CREATE, self._on_create)
         line.on(STOP, line.inbox.append)
         line.on(BLOB, self._on_blob)
+        line.on(ENVIRONMENT, self.surroundings.enter)
         line.on(SETTLED, self.objects.on_settled)
         line.on(ANSWER, self.verbs.on_answer)
         line.on(ITEM, self.verbs.on_item)
@@ -369,6 +373,9 @@ class Worker:
         self.awaited.add((ref._owner, ref._number))
         self.line.flush()
 
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        self.objects.unasked(ref)
+
     def await_cancelled(self, ref: Reply[Any]) -> bool:
         return self.verbs.await_cancelled(ref)
 
@@ -454,10 +461,15 @@ class Worker:
         if done():
             return True
         with self.interrupts.shield, self.line.lock:
-            for reply in waiting:
-                if isinstance(reply, ObjectRef) and reply._state == PENDING and reply._lazy:
-                    reply._lazy = False
-                    self.objects.fetch(reply)
+            refs = [reply for reply in waiting if isinstance(reply, ObjectRef) and reply._state == PENDING]
+            self.objects.blocks(refs)
+        try:
+            return self._block(waiting, done, timeout)
+        finally:
+            with self.interrupts.shield, self.line.lock:
+                self.objects.unblocks(refs)
+
+    def _block(self, waiting: list[Reply[Any]], done: Callable[[], bool], timeout: float | None) -> bool:
         serial = self.interrupts.running if timeout is None and self.actor is not None else 0
         if not serial or not self.interrupts.on_main():
             return self.wait_for(done, timeout)
@@ -486,14 +498,6 @@ class Worker:
             self.stdout.flush()
         if self.stderr.unfinished:
             self.stderr.flush()
-
-    def restore_environment(self, name: str) -> None:
-        """Undo what a task's own setting of a variable was."""
-        value = self._environment.get(name)
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
     def forked_by_user(self) -> None:
         """In a child that user code forked (multiprocessing): it is no worker, and the connection is not its own."""

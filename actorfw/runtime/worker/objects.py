@@ -8,14 +8,14 @@ RELEASE says how many of them had been taken when it was made, so that one which
 from __future__ import annotations
 
 import weakref
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from actorfw.runtime.handles import ActorHandle, Interfaces
 from actorfw.runtime.held import rename_held
 from actorfw.runtime.lines import hint, line_of
-from actorfw.runtime.refs import FreeGrip, Grip, ObjectRef
+from actorfw.runtime.refs import PENDING, FreeGrip, Grip, ObjectRef
 from actorfw.values.ids import RefId, WireRef, is_detached, owned_ids
 from actorfw.wire.messages import FETCH, RELEASE, VALUE
 from actorfw.wire.payload import Packed
@@ -47,6 +47,7 @@ class WorkerObjects:
         # Asked for and not answered, in order: with the value, or only whether there is one.
         self._asked: dict[RefId, list[bool]] = {}
         self.on_ready: dict[RefId, list[Callable[[], object]]] = {}  # who wants to know that there is an outcome
+        self.blocked: Counter[RefId] = Counter()  # what threads of this process wait for
         self.own: set[RefId] = set()  # pending, submitted here, known to nobody else but the node
         self._pinned: list[Any] = []
         self._lives: list[Renaming] = []
@@ -148,6 +149,7 @@ class WorkerObjects:
         rename_held(renaming, self._grips, self._refs, self._handles)
         self._deps = {renaming.id(id): dep for id, dep in self._deps.items()}
         self._asked = {renaming.id(id): flags for id, flags in self._asked.items()}
+        self.blocked = Counter({renaming.id(id): count for id, count in self.blocked.items()})
         self.on_ready = {renaming.id(id): fns for id, fns in self.on_ready.items()}
         self.own = set(map(renaming.id, self.own))
         for _ in range(len(self._released)):  # others may append meanwhile
@@ -163,6 +165,32 @@ class WorkerObjects:
             flags.append(with_value)
             self._outbox.append((FETCH, ref._owner, ref._number, with_value, ref._address))
 
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        """Nobody waits for a ref any more: its value need not come."""
+        id = (ref._owner, ref._number)
+        if True in self._asked.get(id, ()) and id not in self.blocked:
+            ref._lazy = True
+            self._outbox.append((FETCH, *id, None, ""))
+            self._worker.settled(ref)
+
+    def blocks(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """A thread is about to wait for the values of these."""
+        for ref in refs:
+            if ref._lazy:
+                ref._lazy = False
+                self.fetch(ref)
+            self.blocked[ref._owner, ref._number] += 1
+
+    def unblocks(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """It does not wait any more."""
+        for ref in refs:
+            id = (ref._owner, ref._number)
+            self.blocked[id] -= 1
+            if self.blocked[id] <= 0:
+                del self.blocked[id]
+                if ref._state == PENDING and ref._callbacks is None:
+                    self.unasked(ref)
+
     def on_settled(self, message: list[Any]) -> None:
         """(owner, number, state, out[, ahead of a task]): an outcome that was asked for, or that a task will need."""
         _, owner, number, state, out, *more = message
@@ -177,11 +205,15 @@ class WorkerObjects:
             return
         with_value = True
         if flags:
-            with_value = flags.pop(0)
+            with_value = flags.pop(flags.index(True) if state == PENDING else 0)
             if not flags:
                 del self._asked[id]
-        self.own.discard(id)
         found = self._refs.get(id)
+        if state == PENDING:  # it was taken back; perhaps somebody waits again
+            if found is not None and not found._lazy:
+                self.fetch(found)
+            return
+        self.own.discard(id)
         if found is not None and (with_value or state != VALUE):
             self._settle(found, state, out)
         for fn in self.on_ready.pop(id, ()):

@@ -178,7 +178,7 @@ class Tasks:
         if interrupts.cancelled:
             interrupts.cancelled.discard(no)
         if gpus:
-            worker.restore_environment(_DEVICES)
+            worker.surroundings.restore(_DEVICES)
         if worker.awaited:
             worker.awaits_end()
         worker.label = ""
@@ -199,7 +199,7 @@ class Tasks:
         """A function or class, and the folder that its submitter worked in, if that is here too."""
         codes = self._worker.codes
         cwd = codes.cwd_of(code)
-        if cwd is not None and not os.path.isdir(cwd):
+        if cwd is not None and (self._worker.surroundings.keeps_folder or not os.path.isdir(cwd)):
             cwd = None
         # First the folder, then the code: importing it may read files there.
         if cwd is not None and cwd != self._cwd:
@@ -227,6 +227,7 @@ class Tasks:
             deadline=message[5],
             gpus=tuple(message[10] or ()),
             number=message[1],
+            trace=tuple(message[9][2:]) or None,
         )
         self._context = (message, made)
         return made

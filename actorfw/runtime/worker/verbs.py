@@ -17,7 +17,7 @@ from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from actorfw.runtime.context import milliseconds
+from actorfw.runtime.context import milliseconds, with_trace
 from actorfw.runtime.groups import BESIDE
 from actorfw.runtime.handles import ActorHandle
 from actorfw.runtime.lines import Places
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from actorfw.core.renaming import Renaming
     from actorfw.runtime.definitions import Definition, MethodInfo
     from actorfw.runtime.worker.child import Worker
+    from actorfw.values.environment import Environment
 
 __all__ = ["Verbs"]
 
@@ -90,7 +91,7 @@ class Verbs:
     def submit(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A nested task: its ref, refs of its parts, or its stream."""
         worker = self._worker
-        hashed, recipe = definition.wire(worker.codes)
+        hashed, recipe = definition.wire(worker.codes, self._environment_of(definition))
         if definition.goes_along:
             args = (definition.target, *args)
         wire, deps = worker.codec.pack_args(args, kwargs)
@@ -135,7 +136,7 @@ class Verbs:
         worker = self._worker
         assert definition.interface is not None
         wire, deps = worker.codec.pack_args(args, kwargs)
-        hashed, recipe = definition.wire(worker.codes)
+        hashed, recipe = definition.wire(worker.codes, self._environment_of(definition))
         options = self._options_of(definition)
         worker.ship(hashed, recipe.code)
         worker.ship_with(wire)
@@ -173,7 +174,8 @@ class Verbs:
         self._make_room(OVERHEAD if type(wire) is list else OVERHEAD + size_of(wire), of="calls")
         worker.ship_with(wire)
         context = worker.call_context()
-        self._invoke(0, handle, method, wire, deps, None, context.number if context is not None else 0, 0)
+        left, parent = (None, 0) if context is None else (with_trace(None, context.trace), context.number)
+        self._invoke(0, handle, method, wire, deps, left, parent, 0)
         # The window is the node's. It is asked now and then, and its answer is that of all tells since.
         id = (handle._guardian, handle._number)
         count, room = self._tells.pop(id, (0, None))
@@ -196,7 +198,7 @@ class Verbs:
         method: MethodInfo,
         wire: Any,
         deps: list[ObjectRef[Any]] | None,
-        left: int | None,
+        left: Any,
         parent: int,
         credit: int,
     ) -> None:
@@ -243,11 +245,17 @@ class Verbs:
                 refs.append(made(following))
         return number, tuple(refs), 0
 
+    def _environment_of(self, definition: Definition) -> Environment | None:
+        resolver = self._worker.resolver
+        if definition.runtime_env is None and resolver.inherited is None:
+            return None
+        return resolver.of(definition.runtime_env, resolver.inherited, definition.executor)
+
     def _options_of(self, definition: Definition) -> Any:
         given = {name: value for name, value in definition.options.items() if name in _SUBMITTERS}
         return self._worker.codec.pack(given, where="options") if given else None
 
-    def _left_and_parent(self, timeout: float | None) -> tuple[int | None, int]:
+    def _left_and_parent(self, timeout: float | None) -> tuple[Any, int]:
         context = self._worker.call_context()
         left = timeout
         if context is None:
@@ -259,7 +267,8 @@ class Verbs:
                 if inherited <= 0:
                     raise DeadlineExceededError("the deadline of the running call has passed", ran=False)
                 left = inherited if left is None else min(left, inherited)
-        return None if left is None else milliseconds(left), parent
+        told = None if left is None else milliseconds(left)
+        return told if context is None else with_trace(told, context.trace), parent
 
     def _send(self, message: tuple[Any, ...]) -> None:
         self._outbox.append(message)

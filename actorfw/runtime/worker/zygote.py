@@ -24,14 +24,18 @@ import signal
 import socket
 import struct
 import sys
+from functools import cache
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 import msgpack
 
+from actorfw.core.ledger import Shape
 from actorfw.io.sharedmem import SharedMemory
+from actorfw.runtime.definitions import Interface, MethodInfo, Recipe
 from actorfw.runtime.marks import words_of_slot
 from actorfw.runtime.worker import child
+from actorfw.values.data import finish
 
 __all__ = ["EXITED", "FAILED", "FORK", "FORKED", "LENGTH", "READY", "REPORT", "REQUEST", "SIGNAL", "main"]
 
@@ -79,6 +83,7 @@ class _Zygote:
         # What workers need once they run code: imported here once, instead of for some milliseconds in each.
         for module in ("actorfw.wire.byvalue", "ctypes", "importlib.util"):
             importlib.import_module(module)
+        finish(Recipe, Interface, MethodInfo, Shape)  # what each of them reads when it gets something to run
         gc.collect()
         gc.freeze()  # else the first collection in each child copies every page that it shares with us
         poll = select.poll()
@@ -229,11 +234,17 @@ def _exactly(control: socket.socket, size: int) -> bytes | None:
     return data
 
 
+@cache
+def _libc() -> Any:
+    # Made once, before the forks.
+    import ctypes
+
+    return ctypes.CDLL(None)
+
+
 def _die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, where the kernel can."""
     if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # it died before we asked
