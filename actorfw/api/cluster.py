@@ -20,9 +20,11 @@ from typing import Any, Final, TypeVar, Unpack, cast
 
 import actorfw
 from actorfw.api.kernel import on_users_loop
-from actorfw.api.life import Node, NodeContext, init
+from actorfw.api.life import Node, NodeContext, begin
 from actorfw.api.nodeoptions import ClusterOptions, MemberOptions, NodeOptionsDict, check_options
 from actorfw.api.verbs import DRAIN_SECONDS
+from actorfw.io.env import usual_store_memory
+from actorfw.io.secrets import child_environment, hidden
 from actorfw.runtime.refs import Reply
 from actorfw.runtime.rows import DrainReport
 from actorfw.values.errors import ActorFwError, BlockingCallError, UsageError
@@ -60,6 +62,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL if _closed(2) else 2,  # this process's stdout is for data of its own
                 pass_fds=[theirs],
+                env=child_environment(),
                 process_group=0,  # Ctrl-C is for the driver, which then stops its children
             )
         except BaseException:  # nothing that was opened for it is to stay
@@ -71,7 +74,8 @@ class _Child:
         self._loop.add_reader(self._report, self._readable)
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({**told, "report": theirs}).encode() + b"\n")
+            # By the pipe, not as arguments or in the environment, which others can read.
+            self.process.stdin.write(json.dumps({**told, "report": theirs}, default=_as_text).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             pass  # it has ended already, and `up` says so
@@ -172,7 +176,8 @@ class LocalCluster:
         num_cpus: of each child.
         driver_cpus: of this process's own node; default: as each child. 0 keeps work that asks for CPU out of it.
         **options: further arguments of `init`, for this process's own node; the children share its secret, namespace,
-            cluster and config.
+            cluster and config. If `object_store_memory` is not among them, each of the nodes takes its part of what one
+            node would take.
     """
 
     def __init__(
@@ -188,7 +193,13 @@ class LocalCluster:
         check_options("LocalCluster", options, ClusterOptions.__optional_keys__ | {"nodes", "num_cpus", "driver_cpus"})
         self._count = nodes
         self._num_cpus = num_cpus
+        if (secret := options.get("secret")) is not None:
+            options["secret"] = secret = hidden(secret)
         self._options: NodeOptionsDict = {**options, "num_cpus": num_cpus if driver_cpus is None else driver_cpus}
+        # Of one machine's memory all of them together take what a node alone would, unless somebody says otherwise.
+        self._shares_memory = options.get("object_store_memory") is None
+        if self._shares_memory:
+            self._options["object_store_memory"] = usual_store_memory(nodes + 1)
         self._children: dict[int, _Child] = {}
         self._leaving: set[_Child] = set()
         self._next = 0
@@ -243,7 +254,7 @@ class LocalCluster:
     # -- async ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> LocalCluster:
-        self._context = init(**self._options)
+        self._context = begin([], dict(self._options), None, {})
         await self._context.__aenter__()
         try:
             await self._on_node(self._add_all())
@@ -310,7 +321,8 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         if on_users_loop():
             raise BlockingCallError("an event loop runs in this thread: write `async with actorfw.LocalCluster()`")
-        self._context = init(**self._options)
+        self._context = begin([], dict(self._options), None, {})
+        self._context.__enter__()
         try:
             self._wait(self._add_all())
         except BaseException:  # likewise, a KeyboardInterrupt too
@@ -369,14 +381,15 @@ class LocalCluster:
             index,
             {
                 "path": _import_path(),
-                "secrets": [secret.decode("latin-1") for secret in runtime.options.secrets],
+                "secrets": list(runtime.options.secrets),
+                "tls": None if runtime.options.tls is None else asdict(runtime.options.tls),
                 "config": asdict(runtime.config),
                 "options": {
                     "seeds": [runtime.address],
                     "num_cpus": self._num_cpus if num_cpus is None else num_cpus,
                     "namespace": runtime.options.namespace,
                     "cluster": runtime.options.cluster,
-                    "object_store_memory": runtime.options.store_memory,
+                    "object_store_memory": self._store_memory(),
                     **options,
                 },
             },
@@ -391,6 +404,12 @@ class LocalCluster:
             child.abandon()
             raise
         return index
+
+    def _store_memory(self) -> int | None:
+        own = self.node.runtime.options.store_memory
+        if own is None or not self._shares_memory:
+            return own
+        return min(own, usual_store_memory(len(self._children) + 2))
 
     async def _seen(self, child: _Child) -> None:
         # The child says that it is up; what this node hears of it may be a moment behind.
@@ -408,6 +427,10 @@ def _interpreter_flags() -> list[str]:
     # What multiprocessing uses; the stubs do not tell.
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags
+
+
+def _as_text(secret: bytes) -> str:
+    return bytes(secret).decode("latin-1")
 
 
 def _closed(fd: int) -> bool:

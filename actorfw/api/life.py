@@ -18,21 +18,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, 
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
+from actorfw.api.environment import completed
 from actorfw.api.kernel import interactive, on_users_loop
-from actorfw.api.nodeoptions import DEFAULTS, NodeOptionsDict, Secret, check_options, complete
+from actorfw.api.nodeoptions import DEFAULTS, NodeOptionsDict, Secret, check_options, complete, with_defaults
 from actorfw.api.verbs import DRAIN_SECONDS
 from actorfw.io.env import RealEnv
+from actorfw.io.secrets import hidden
 from actorfw.runtime import current
 from actorfw.runtime.node import Node as RuntimeNode
 from actorfw.runtime.nodeoptions import NodeOptions
 from actorfw.runtime.rows import DrainReport
 from actorfw.values.config import Config
 from actorfw.values.errors import BlockingCallError, NotInitializedError, UsageError
+from actorfw.values.tls import TLS
 
 if TYPE_CHECKING:
     from actorfw.runtime.home import Home
 
-__all__ = ["Node", "NodeContext", "init", "run", "shutdown"]
+__all__ = ["Node", "NodeContext", "begin", "init", "run", "shutdown"]
 
 T = TypeVar("T")
 
@@ -47,7 +50,9 @@ class Node:
 
     def __init__(self, seeds: str | Sequence[str] | None = None, **options: Unpack[NodeOptionsDict]) -> None:
         check_options("Node", options, frozenset(DEFAULTS))
-        self._made = complete(seeds, **cast("dict[str, Any]", {**DEFAULTS, **options}))
+        if (secret := options.get("secret")) is not None:
+            options["secret"] = secret = hidden(secret)
+        self._made = complete(seeds, **with_defaults(options))
         self._node: RuntimeNode | None = None
         self._was: Home | None = None
 
@@ -88,6 +93,12 @@ class Node:
         return self._made.name
 
     @property
+    def ready(self) -> bool:
+        """Whether it is a member that nobody has asked to leave."""
+        node = self._node
+        return node is not None and node.open and not node.leaving.begun
+
+    @property
     def address(self) -> str:
         """Where peers dial it: "host:port"."""
         return self.runtime.address
@@ -97,11 +108,15 @@ class Node:
         """None without a dashboard."""
         return self.runtime.dashboard_url
 
+    def be_findable(self) -> None:
+        """Before its start: have this user's programs on this host find it as "local:CLUSTER", whatever its seeds."""
+        self._made.findable = True
+
     async def start(self) -> Node:
         """Start on the running loop; returns when this node is a member of its cluster."""
         if self._node is not None:
             raise UsageError(f"node {self.name} was started before: make a new one")
-        self._node = RuntimeNode(RealEnv(), self._made)
+        self._node = RuntimeNode(RealEnv(tls=self._made.tls), self._made)
         await self._node.start()
         return self
 
@@ -132,6 +147,8 @@ class Node:
         await self.stop()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_made"):
+            return "<actorfw.Node of wrong arguments>"
         return f"<actorfw.Node {self.name}{f' {self._node.address}' if self._node is not None else ' not started'}>"
 
 
@@ -312,11 +329,15 @@ class NodeContext:
             self._said_so = True  # here and now; no second warning when it is dropped
             current.forgotten_init(None)
             raise BlockingCallError("an event loop runs in this thread: write `async with actorfw.init()`")
+        self._was = current.entered.get()
+        current.entered.set(self._node.runtime)
         return self._node
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if current.entered.get() is self._node.runtime:
+            current.entered.set(self._was)
         self._close()
 
     def _close(self) -> None:
@@ -370,21 +391,21 @@ def _in_place(loop: asyncio.AbstractEventLoop | None, in_thread: bool) -> NodeCo
 def init(
     seeds: str | Sequence[str] | None = None,
     *,
-    listen: str = "127.0.0.1:0",
+    listen: str | None = None,
     advertise: str | None = None,
     name: str | None = None,
     labels: Mapping[str, str] | None = None,
     num_cpus: float | None = None,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     memory: float | None = None,
     resources: Mapping[str, float] | None = None,
     object_store_memory: int | None = None,
     secret: Secret | None = None,
-    tls: object | None = None,
+    tls: TLS | None = None,
     dashboard: str | None = None,
-    namespace: str = "default",
-    cluster: str = "default",
-    hosts: Literal["all", "own"] = "all",
+    namespace: str | None = None,
+    cluster: str | None = None,
+    hosts: Literal["all", "own"] | None = None,
     thread: bool | None = None,
     log_to_driver: bool | None = None,
     config: Config | None = None,
@@ -393,12 +414,15 @@ def init(
 
     In async code: `async with actorfw.init():` or `await actorfw.init()`. In a script: `with actorfw.init():`, or just
     `actorfw.init()`; the node then runs on a background thread and is up when this returns. Arguments are checked at
-    once.
+    once. Those that say who this node is have a variable of the environment that stands in for them, such as
+    `ACTORFW_LISTEN`.
 
     Args:
-        seeds: live peers of the cluster to join, "host:port" each; default `ACTORFW_SEEDS`; none founds a cluster of
-            one.
-        listen: where to accept peers; port 0 takes a free one. Beyond loopback a secret is needed.
+        seeds: live peers of the cluster to join: "host:port" each, the name of a service with SRV records such as
+            "_actorfw._tcp.example.com", or "local:CLUSTER" for this user's live nodes of that cluster on this host.
+            Default `ACTORFW_SEEDS`; none founds a cluster of one.
+        listen: where to accept peers; port 0 takes a free one. Beyond loopback a secret is needed. Default
+            "127.0.0.1:0".
         advertise: the address that peers dial, where it differs from `listen`.
         name: of this node, unique among live members; default: made from host and process.
         labels: for `Labels` scheduling.
@@ -410,12 +434,14 @@ def init(
         resources: further resources by name.
         object_store_memory: bytes of shared memory for values, at most; default: 30 % of what the machine has, or its
             control group. It is taken when values come, not before.
-        secret: text of at least 16 bytes, or (new, old); default `ACTORFW_SECRET`, `ACTORFW_SECRET_FILE`, then a file
-            of this user's.
-        tls: not there yet.
+        secret: text of at least 16 random bytes, or (new, old); default `ACTORFW_SECRET`, `ACTORFW_SECRET_FILE`, then a
+            file of this user's.
+        tls: certificate, key and authority: then all links are mutual TLS 1.3. Default `ACTORFW_TLS_CERTIFICATE`,
+            `ACTORFW_TLS_KEY` and `ACTORFW_TLS_AUTHORITY`, then `config`.
         dashboard: not there yet.
-        namespace: of actors' names.
-        cluster: nodes of another cluster are refused.
+        namespace: of actors' names; default "default".
+        cluster: nodes of another cluster are refused. Default: that of a "local:CLUSTER" seed, else `ACTORFW_CLUSTER`,
+            else "default".
         hosts: "own" keeps work of other nodes away from here.
         thread: True asks for the background thread in async code too.
         log_to_driver: print what tasks print; default: in scripts and REPLs. Else it goes to the logger
@@ -430,43 +456,48 @@ def init(
         PeerUnreachableError: no seed could be joined within `join_timeout`; names each address tried and why.
         AuthenticationError, VersionMismatchError, ProtocolError: a seed refused this node for good.
     """
-    arguments = (
-        seeds, listen, advertise, name, labels, num_cpus, num_gpus, memory, resources, object_store_memory, secret, tls,
-        dashboard, namespace, cluster, hosts, thread, log_to_driver, config,
-    )  # fmt: skip
-    for option, value in (("thread", thread), ("log_to_driver", log_to_driver)):
-        if value is not None and not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    arguments: dict[str, Any] = {
+        "listen": listen,
+        "advertise": advertise,
+        "name": name,
+        "labels": labels,
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "memory": memory,
+        "resources": resources,
+        "object_store_memory": object_store_memory,
+        "secret": None if secret is None else hidden(secret),
+        "tls": tls,
+        "dashboard": dashboard,
+        "namespace": namespace,
+        "cluster": cluster,
+        "hosts": hosts,
+        "log_to_driver": log_to_driver,
+        "config": config,
+    }
+    return begin(seeds, arguments, thread, os.environ)
+
+
+def begin(
+    seeds: str | Sequence[str] | None, arguments: dict[str, Any], thread: bool | None, environ: Mapping[str, str]
+) -> NodeContext:
+    """As `init`, with what is not among the arguments from an environment."""
+    for option, value in (("thread", thread), ("log_to_driver", arguments.get("log_to_driver"))):
+        if value is not None and not isinstance(value, bool):
             raise UsageError(f"{option} is {value!r}; it must be True, False or None")
     on_loop = on_users_loop()
     in_thread = not on_loop or bool(thread)
     running = events._get_running_loop()
     there = _in_place(running, in_thread)
-    if there is not None and there.is_up and interactive() and there._arguments == arguments:
+    given = (seeds, arguments, thread)
+    if there is not None and there.is_up and interactive() and there._arguments == given:
         return there
     _check_free(running, in_thread)
-    if log_to_driver is None:
-        log_to_driver = not on_loop or interactive()
-    options = complete(
-        seeds,
-        listen=listen,
-        advertise=advertise,
-        name=name,
-        labels=labels,
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        memory=memory,
-        resources=resources,
-        object_store_memory=object_store_memory,
-        secret=secret,
-        tls=tls,
-        dashboard=dashboard,
-        namespace=namespace,
-        cluster=cluster,
-        hosts=hosts,
-        log_to_driver=log_to_driver,
-        config=config,
-    )
-    return NodeContext(options, arguments, _where(), in_thread)
+    whole = completed(arguments, environ)
+    if whole.get("log_to_driver") is None:
+        whole["log_to_driver"] = not on_loop or interactive()
+    options = complete(seeds, **with_defaults(whole), environ=environ)
+    return NodeContext(options, given, _where(), in_thread)
 
 
 class _Stopping:

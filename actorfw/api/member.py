@@ -13,15 +13,22 @@ from typing import Any
 from actorfw.api.life import Node, run
 from actorfw.api.printing import send_prints
 from actorfw.api.verbs import DRAIN_SECONDS
+from actorfw.io.secrets import hidden
 from actorfw.runtime.rows import DrainReport
 from actorfw.values.config import Config
 from actorfw.values.errors import ActorFwError
+from actorfw.values.tls import TLS
 
 __all__ = ["child", "live"]
 
 
 async def live(
-    node: Node, up: Callable[[Node], None], *, timeout: float = DRAIN_SECONDS, until_eof: int | None = None
+    node: Node,
+    up: Callable[[Node], None],
+    *,
+    timeout: float = DRAIN_SECONDS,
+    until_eof: int | None = None,
+    leaving: Callable[[], object] | None = None,
 ) -> DrainReport | None:
     """Run a node until SIGINT or SIGTERM, then drain it; a second signal ends the process at once.
 
@@ -32,6 +39,7 @@ async def live(
         up: called when it is a member.
         timeout: of the drain.
         until_eof: a descriptor whose end of file ends the node, too: at once, without draining.
+        leaving: called when it is about to leave.
 
     Returns:
         What the drain says; None if there was none, or if it was not asked for here.
@@ -72,6 +80,8 @@ async def live(
             gc.freeze()
             ends: set[asyncio.Future[Any]] = {waiting, node.runtime.ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if leaving is not None:
+                leaving()
             report = None if node.runtime.ended.done() else await _drained(node, timeout, hung_up)
             await node.stop()
             return report
@@ -102,7 +112,7 @@ def child(told: dict[str, Any]) -> None:
     """Be a child of `LocalCluster`: say "up ADDRESS" or "failed WHY" to the parent, and end with it at the latest."""
     report = told["report"]
     os.set_inheritable(report, False)
-    secrets = tuple(secret.encode("latin-1") for secret in told["secrets"])
+    secrets = hidden([secret.encode("latin-1") for secret in told.pop("secrets")])
 
     def say(text: str) -> None:
         os.write(report, text.replace("\n", " ").encode() + b"\n")
@@ -111,7 +121,8 @@ def child(told: dict[str, Any]) -> None:
         settings: dict[str, Any] = told["config"]
         settings["voters"] = tuple(settings["voters"])
         config = Config(**settings)
-        node = Node(**told["options"], secret=secrets, config=config)
+        tls = None if told["tls"] is None else TLS(**told["tls"])
+        node = Node(**told["options"], secret=secrets, tls=tls, config=config)
         await live(node, lambda up: say(f"up {up.address}"), until_eof=sys.stdin.fileno())
 
     try:

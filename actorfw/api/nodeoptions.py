@@ -7,17 +7,32 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
+from actorfw.api.environment import cluster_of
 from actorfw.core.ledger import Shape
-from actorfw.io.env import usual_store_memory
+from actorfw.io.env import certificates, usual_store_memory
 from actorfw.io.memory import MemoryMeter
+from actorfw.io.rendezvous import rendezvous_folder
 from actorfw.io.secrets import load_secrets
+from actorfw.io.services import check_services, is_service
 from actorfw.io.sharedmem import available
 from actorfw.io.tcp import is_wildcard, split_address
 from actorfw.runtime.nodeoptions import NodeOptions
+from actorfw.runtime.seeds import LOCAL
 from actorfw.values.config import Config
 from actorfw.values.errors import UsageError
+from actorfw.values.names import check_labels, check_name
+from actorfw.values.tls import TLS
 
-__all__ = ["DEFAULTS", "ClusterOptions", "MemberOptions", "NodeOptionsDict", "Secret", "check_options", "complete"]
+__all__ = [
+    "DEFAULTS",
+    "ClusterOptions",
+    "MemberOptions",
+    "NodeOptionsDict",
+    "Secret",
+    "check_options",
+    "complete",
+    "with_defaults",
+]
 
 LEAST_STORE: Final = 1 << 20
 _MOST_STORE: Final = 1 << 46  # the address space of a process has no room for more
@@ -43,10 +58,10 @@ class ClusterOptions(MemberOptions, total=False):
     listen: str
     advertise: str | None
     secret: Secret | None
-    tls: object | None
+    tls: TLS | None
     dashboard: str | None
     namespace: str
-    cluster: str
+    cluster: str | None
     log_to_driver: bool | None
     config: Config | None
 
@@ -81,51 +96,52 @@ def complete(
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
     secret: Secret | None,
-    tls: object | None,
+    tls: TLS | None,
     dashboard: str | None,
     namespace: str,
-    cluster: str,
+    cluster: str | None,
     hosts: Literal["all", "own"],
     log_to_driver: bool | None,
     config: Config | None,
+    environ: Mapping[str, str] | None = None,
 ) -> NodeOptions:
-    """Check the arguments of `init`, and complete them.
+    """Check the arguments of `init`, and complete them; `environ` says where the cluster is, None means the process's.
 
     Raises:
         UsageError: one is wrong; it is named.
     """
-    for option, value, when in (
-        ("tls", tls, "mutual TLS"),
-        ("dashboard", dashboard, "the dashboard"),
-    ):
+    for option, value, when in (("dashboard", dashboard, "the dashboard"),):
         if value is not None:
             raise UsageError(f"init({option}=...) is not there yet: it comes with {when}")
     if hosts not in ("all", "own"):
         raise UsageError(f"hosts is {hosts!r}; it must be 'all' or 'own'")
     for option, text in cast("tuple[tuple[str, object], ...]", (("namespace", namespace), ("cluster", cluster))):
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"{option} is {text!r}; it must be a string that is not empty")
-    if name is not None and (not isinstance(cast("object", name), str) or not name):
-        raise UsageError(f"name is {name!r}; it must be a string that is not empty")
+        if text is not None or option == "namespace":
+            check_name(option, text)
+    if name is not None:
+        check_name("name", name)
     given = cast("object", {} if labels is None else labels)
     if not isinstance(given, Mapping) or not all(
         isinstance(part, str) for row in cast("Mapping[object, object]", given).items() for part in row
     ):
         raise UsageError(f"labels is {labels!r}; it must be a dict of strings")
+    check_labels(cast("Mapping[str, str]", given))
     if config is not None and not isinstance(cast("object", config), Config):
         raise UsageError(f"config is a {type(config).__name__}; it must be an actorfw.Config")
-    if seeds is None:
-        seeds = [part.strip() for part in os.environ.get("ACTORFW_SEEDS", "").split(",") if part.strip()]
-    elif isinstance(seeds, str):
+    if isinstance(seeds, str):
         seeds = [seeds]
-    elif not isinstance(cast("object", seeds), Sequence) or isinstance(seeds, bytes):
+    elif seeds is not None and (not isinstance(cast("object", seeds), Sequence) or isinstance(seeds, bytes)):
         raise UsageError(f'seeds is {seeds!r}; it must be a list of strings "host:port"')
-    for seed in seeds:
+    for seed in seeds or ():
         if not isinstance(cast("object", seed), str):
             raise UsageError(f'a seed is {seed!r}; it must be a string "host:port"')
-        if seed.startswith("local:"):
-            raise UsageError(f"the seed {seed!r} is not there yet: finding a user's own nodes comes with deployment")
-        split_address(seed)
+    seeds, cluster = cluster_of(seeds, cluster, environ)
+    folder = rendezvous_folder() if any(seed.startswith(LOCAL) for seed in seeds) else None
+    for seed in seeds:
+        if is_service(seed):
+            check_services(seed)
+        elif not seed.startswith(LOCAL):
+            split_address(seed)
     for option, address in (("listen", listen), ("advertise", advertise)):
         if not isinstance(address, str) and (address is not None or option == "listen"):
             raise UsageError(f'{option} is {address!r}; it must be a string "host:port"')
@@ -138,6 +154,7 @@ def complete(
     if advertise is not None:
         split_address(advertise)
     _check_store_memory(object_store_memory)
+    settings = config or Config.from_environment()
     totals = Shape.of(
         num_cpus=float(os.cpu_count() or 1) if num_cpus is None else num_cpus,
         num_gpus=num_gpus,
@@ -154,11 +171,26 @@ def complete(
         namespace=namespace,
         cluster=cluster,
         hosts=hosts,
-        secrets=load_secrets(secret, listen=listen),
+        secrets=load_secrets(secret, listen=listen, folder=folder),
+        tls=_tls(cast("object", tls), settings),
         show_output=bool(log_to_driver),
         store_memory=object_store_memory,
-        config=config or Config.from_environment(),
+        config=settings,
     )
+
+
+def _tls(given: object, config: Config) -> TLS | None:
+    """As given, of the environment or of the configuration file; None: links are not TLS."""
+    if given is not None and not isinstance(given, TLS):
+        raise UsageError(f"tls is a {type(given).__name__}; it must be an actorfw.TLS")
+    parts = ("certificate", "key", "authority")
+    tls = (
+        given
+        or TLS.from_parts({part: os.environ.get(f"ACTORFW_TLS_{part.upper()}") for part in parts}, "the environment")
+        or TLS.from_parts({part: getattr(config, f"tls_{part}") for part in parts}, "the configuration")
+    )
+    certificates(tls)  # what is wrong with them is said now
+    return tls
 
 
 def _check_store_memory(given: object) -> None:
@@ -193,8 +225,13 @@ DEFAULTS: Final[dict[str, Any]] = {
     "tls": None,
     "dashboard": None,
     "namespace": "default",
-    "cluster": "default",
+    "cluster": None,
     "hosts": "all",
     "log_to_driver": False,
     "config": None,
 }
+
+
+def with_defaults(options: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments of `complete`: what was given, and the defaults."""
+    return {**DEFAULTS, **{option: value for option, value in options.items() if value is not None}}

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from actorfw.core.ledger import Shape
+from actorfw.runtime.runtimeenv import EnvironmentSpec, RuntimeEnv
 from actorfw.values.errors import UsageError
+from actorfw.values.names import name_problem, shortened
 from actorfw.values.scheduling import Scheduling, check_scheduling
 
 __all__ = [
@@ -41,6 +43,7 @@ class TaskOptions(TypedDict, total=False):
     schedule_timeout: float | None
     name: str
     scheduling: Scheduling
+    runtime_env: RuntimeEnv
 
 
 class ActorOptions(TypedDict, total=False):
@@ -64,6 +67,7 @@ class ActorOptions(TypedDict, total=False):
     resources: Mapping[str, float]
     schedule_timeout: float | None
     scheduling: Scheduling
+    runtime_env: RuntimeEnv
 
 
 class AnyOptions(TaskOptions, ActorOptions, total=False):
@@ -101,10 +105,6 @@ def _integer(least: int) -> Callable[[Any], str | None]:
         return None
 
     return check
-
-
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "a string that is not empty"
 
 
 def _overflow(value: Any) -> str | None:
@@ -145,6 +145,10 @@ def _scheduling(value: Any) -> str | None:
     return None
 
 
+def _anything(value: Any) -> str | None:
+    return None  # looked at as a whole, below
+
+
 _Checks = dict[str, Callable[[Any], str | None]]
 
 _COMMON: Final[_Checks] = {
@@ -154,8 +158,9 @@ _COMMON: Final[_Checks] = {
     "resources": _resources,
     "executor": _executor,
     "schedule_timeout": _or_none(_number(0, " seconds")),
-    "name": _text,
+    "name": name_problem,
     "scheduling": _scheduling,
+    "runtime_env": _anything,
 }
 _TASK: Final[_Checks] = {
     **_COMMON,
@@ -167,7 +172,7 @@ _TASK: Final[_Checks] = {
 }
 _ACTOR: Final[_Checks] = {
     **_COMMON,
-    "namespace": _text,
+    "namespace": name_problem,
     "get_if_exists": _flag,
     "detached": _flag,
     "max_concurrency": _integer(1),
@@ -180,7 +185,6 @@ _ACTOR: Final[_Checks] = {
 }
 
 _LATER: Final = {
-    "runtime_env": "it comes with deployment",
     "durable": "it comes with durable actors",
     "idle_timeout": "it comes with virtual actors",
 }
@@ -195,10 +199,12 @@ def _check(options: Mapping[str, Any], checks: _Checks, what: str) -> dict[str, 
             raise UsageError(f"{name!r} is no option of {what}; the options are {', '.join(sorted(checks))}")
         wanted = check(value)
         if wanted is not None:
-            raise UsageError(f"the option {name!r} of {what} is {value!r}; it must be {wanted}")
+            raise UsageError(f"the option {name!r} of {what} is {shortened(value)}; it must be {wanted}")
     checked = dict(options)
     if isinstance(checked.get("retry_exceptions"), Sequence):
         checked["retry_exceptions"] = tuple(checked["retry_exceptions"])
+    if "runtime_env" in checked:
+        checked["runtime_env"] = EnvironmentSpec.of(checked["runtime_env"], what)
     return checked
 
 

@@ -44,7 +44,7 @@ class _Prints(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         call = running_call.get()
-        if call is None:
+        if call is None or not call.name:  # no call, but perhaps a request
             return self._beneath.write(text)
         who = (_submitter(call), call.name)
         whole, newline, rest = (self._unfinished.pop(who, "") + text).rpartition("\n")
