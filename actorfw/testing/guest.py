@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from actorfw.core.renaming import Renaming
 from actorfw.runtime import current
-from actorfw.runtime.context import CallContext, running_call
+from actorfw.runtime.context import CallContext, running_call, with_trace
 from actorfw.runtime.definitions import ASYNC, DEF, GENERATOR, ActorDefinitions, MethodInfo, Recipe
 from actorfw.runtime.exits import Interrupted
 from actorfw.runtime.handles import ActorHandle
@@ -27,6 +27,7 @@ from actorfw.runtime.worker.objects import WorkerObjects
 from actorfw.runtime.worker.verbs import Verbs
 from actorfw.testing.guestactor import SimActor, inline
 from actorfw.testing.loop import NODE
+from actorfw.values.environment import Environment
 from actorfw.values.errors import DeadlineExceededError, TaskCancelledError, UsageError
 from actorfw.values.ids import RefId
 from actorfw.wire import messages as m
@@ -81,7 +82,7 @@ class SimLine:
 class SimVerbs(Verbs):
     """Submitting, with virtual time."""
 
-    def _left_and_parent(self, timeout: float | None) -> tuple[int | None, int]:
+    def _left_and_parent(self, timeout: float | None) -> tuple[Any, int]:
         guest = cast("Guest", self._worker)
         context = guest.call_context()
         left = timeout
@@ -93,7 +94,8 @@ class SimVerbs(Verbs):
                 if inherited <= 0:
                     raise DeadlineExceededError("the deadline of the running call has passed", ran=False)
                 left = inherited if left is None else min(left, inherited)
-        return None if left is None else max(1, int(left * 1000)), parent
+        told = None if left is None else max(1, int(left * 1000))
+        return told if context is None else with_trace(told, context.trace), parent
 
     def wait_ready(self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None) -> Reply[Any]:
         reply = super().wait_ready(refs, num_returns, None)
@@ -145,6 +147,7 @@ class Guest:
         self.verbs = SimVerbs(me)
         self.tasks = self
         self.actor: SimActor | None = None
+        self.resolver = process.resolver
         self.awaited: dict[RefId, None] = {}
         self._lent = 0
         self._told: set[bytes] = set()
@@ -165,6 +168,7 @@ class Guest:
             m.END: lambda message: self._the_actor().on_end(message),
             m.HANGS: lambda message: self._the_actor().on_hangs(message),
             m.STOP: self._on_stop,
+            m.ENVIRONMENT: self._on_environment,
             m.BLOB: lambda message: self._told.add(self.codes.add(message[2])),
             m.SETTLED: self.objects.on_settled,
             m.ANSWER: self.verbs.on_answer,
@@ -216,6 +220,10 @@ class Guest:
         recipe = Recipe.from_blob(self.codes.get(message[3]))
         self.actor = SimActor(cast("Any", self), message, recipe)
         self._main = self.process.loop.create_task(self.actor.live(), context=self.context(None))
+
+    def _on_environment(self, message: list[Any]) -> None:
+        # One process is all there is here: only what is submitted here shows which environment this worker has.
+        self.resolver.inherited = Environment.from_wire(message[1])
 
     def _on_stop(self, message: list[Any]) -> None:
         self.line.flush()
@@ -291,6 +299,7 @@ class Guest:
                 deadline=message[5],
                 gpus=tuple(message[10] or ()),
                 number=no,
+                trace=tuple(message[9][2:]) or None,
             )
             task = loop.create_task(self._task(message), context=self.context(running))
             self._running = (no, task)
@@ -445,6 +454,9 @@ class Guest:
 
     def post(self, fn: Callable[..., object], *args: Any) -> None:
         fn(*args)
+
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        self.objects.unasked(ref)
 
     def await_cancelled(self, ref: Reply[Any]) -> bool:
         return self.verbs.await_cancelled(ref)

@@ -13,13 +13,17 @@ from collections.abc import Callable, Coroutine, Iterable
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
+from actorfw.core.door import Door
 from actorfw.io.env import TimerHandle
 from actorfw.io.memory import Memory
+from actorfw.io.rendezvous import Mate
 from actorfw.io.sharedmem import SharedMemory
 from actorfw.io.spillfiles import SpillFiles
 from actorfw.io.tcp import join_address
 from actorfw.testing.faults import SteadyMemory
 from actorfw.testing.loop import NODE, VirtualLoop
+from actorfw.testing.packages import MemoryPackages
+from actorfw.testing.rendezvous import MemoryRendezvous
 from actorfw.testing.transport import Connection, Deliver, MemoryTransport
 
 __all__ = ["STORE_BYTES", "Connection", "MemoryNetwork", "MemoryTransport", "SimEnv"]
@@ -62,6 +66,10 @@ class MemoryNetwork:
         latency: bounds of what a write takes to arrive, in seconds.
         fragment: cut what arrives into pieces, at random.
         sealed: make nodes believe that connections leave the machine, so that they seal their frames.
+
+    Attributes:
+        hosts: the addresses behind names; none means that there is no such name. Others are addresses themselves.
+        services: the rows (priority, address, port) behind the names of services.
     """
 
     def __init__(
@@ -80,6 +88,9 @@ class MemoryNetwork:
         self.sealed = sealed
         self.context = loop.context_of(None)
         self.connections: list[Connection] = []
+        self.hosts: dict[str, list[str]] = {}
+        self.services: dict[str, list[tuple[int, str, int]]] = {}
+        self._entries: dict[str, dict[str, Mate]] = {}  # of nodes that find each other, by cluster
         self._latencies: dict[tuple[str, str], tuple[float, float]] = {}
         self._listeners: dict[tuple[str, int], _MemoryListener] = {}
         self._blocked: set[tuple[str, str]] = set()
@@ -235,6 +246,10 @@ class MemoryNetwork:
         connection.ends[0].start(protocol)
         return connection.ends[0], protocol
 
+    def rendezvous(self, cluster: str, node: str) -> MemoryRendezvous:
+        """Where the nodes of a cluster find each other by its name, for one of them."""
+        return MemoryRendezvous(self._entries.setdefault(cluster, {}), node, self._gone)
+
     def _gone(self, node: str) -> bool:
         return self.loop.is_crashed(node)
 
@@ -268,8 +283,10 @@ class SimEnv:
         self.worker_factory: Any = None
         self.pace: Callable[[str], float] | None = lambda _: 0.0
         self.memory: Memory = SteadyMemory()
+        self.descriptor_limit = 1 << 20
         self.spill_files: Callable[[str | None, int | None, bytes], SpillFiles | None] = _no_files
         self.shared_memory: Callable[[int | None], SharedMemory | None] = _anonymous
+        self.packages = MemoryPackages()
 
     def __repr__(self) -> str:
         return f"<SimEnv {self.node}>"
@@ -306,13 +323,31 @@ class SimEnv:
         """See `Env.create_future`."""
         return self.loop.create_future()
 
+    def package_files(self, limit: int, /) -> MemoryPackages:
+        """See `Env.package_files`."""
+        return self.packages
+
     def token(self, n: int) -> bytes:
         """See `Env.token`."""
         return self._tokens.randbytes(n)
 
     async def resolve(self, host: str) -> list[str]:
-        """See `Env.resolve`: here every host's name is its address."""
-        return [host]
+        """See `Env.resolve`: here every host's name is its address, but for those of `MemoryNetwork.hosts`."""
+        found = self.network.hosts.get(host, [host])
+        if not found:
+            raise OSError(f"there is no host {host}")
+        return found
+
+    async def services(self, name: str, /) -> list[tuple[int, str, int]]:
+        """See `Env.services`: those of `MemoryNetwork.services`."""
+        try:
+            return sorted(self.network.services[name])
+        except KeyError:
+            raise OSError(f"there is no service {name}") from None
+
+    def rendezvous(self, cluster: str, /) -> MemoryRendezvous:
+        """See `Env.rendezvous`."""
+        return self.network.rendezvous(cluster, self.node)
 
     async def dial(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
@@ -321,7 +356,12 @@ class SimEnv:
         return await self.network.connect(self.node, protocol_factory, host, port)
 
     async def listen(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        door: Door,
+        refused: Callable[[str, Exception], object],
     ) -> _MemoryListener:
-        """See `Env.listen`."""
+        """See `Env.listen`. What has said nothing yet has a protocol here, too."""
         return self.network.bind(self.node, protocol_factory, host, port)

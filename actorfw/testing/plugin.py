@@ -1,16 +1,15 @@
 """The pytest plugin: fixtures with nodes and clusters for tests that run on a real loop.
 
-Every pytest run on a machine with actorfw installed loads this module, so it imports nothing more of actorfw before a
-fixture is used.
-The fixtures are asynchronous generators: pytest-asyncio (or anyio's plugin) runs them on the test's own loop.
+Every pytest run on a machine with actorfw installed loads this module, so it is small and imports nothing more of
+actorfw before a fixture is used. What the fixtures do is in `testing.fixtures`; `testing.leaks` looks for leaks.
 
     async def test_counting(actorfw_node):
         counter = Counter.remote()
         assert await counter.add(1) == 1
 
-    async def test_on_three_nodes(actorfw_cluster):
-        cluster = await actorfw_cluster(nodes=2)
-        assert len(await actorfw.nodes()) == 3
+    @pytest.mark.actorfw(nodes=3)
+    async def test_a_node_dies(actorfw_cluster):
+        await actorfw_cluster.kill(0)
 """
 
 from __future__ import annotations
@@ -19,57 +18,90 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-try:
-    # Under its strict mode only pytest-asyncio's own decorator makes a fixture asynchronous; it need not be installed.
-    from pytest_asyncio import fixture as _fixture
-except ImportError:
-    _fixture = pytest.fixture  # type: ignore[assignment]
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Iterator
 
     from actorfw import LocalCluster, Node
 
-    ClusterFactory = Callable[..., Awaitable[LocalCluster]]
+__all__ = [
+    "actorfw_cluster",
+    "actorfw_node",
+    "actorfw_options",
+    "actorfw_session_cluster",
+    "actorfw_session_node",
+]
 
-__all__ = ["actorfw_cluster", "actorfw_node"]
-
-SECRET = "for tests on this machine only"
-
-
-@_fixture
-async def actorfw_node() -> AsyncIterator[Node]:
-    """A node of its own on the test's loop, with `num_cpus=1`; the current one in the test, and gone after it."""
-    import actorfw
-
-    context = actorfw.init(num_cpus=1, secret=SECRET, log_to_driver=False)
-    node = await context
-    try:
-        yield node
-    finally:
-        await actorfw.shutdown()
+LEAKS = "actorfw_leaks"
 
 
-@_fixture
-async def actorfw_cluster() -> AsyncIterator[ClusterFactory]:
-    """A function that starts a cluster: `cluster = await actorfw_cluster(nodes=2)`.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one setting in pytest's configuration."""
+    parser.addini(
+        LEAKS,
+        "what a test with actorfw_node or actorfw_cluster must not leave behind:"
+        " all, none, or some of tasks, threads, processes, descriptors, memory",
+        default="all",
+    )
 
-    It takes the arguments of `actorfw.LocalCluster` and returns one that runs: child processes beside a node on the
-    test's loop, which is the current one. It ends with the test. One test has one cluster.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The one marker."""
+    config.addinivalue_line(
+        "markers",
+        "actorfw(leaks=None, **options): options of init() or LocalCluster() for the fixtures actorfw_node and"
+        " actorfw_cluster, such as num_cpus=2 or nodes=3; leaks=False looks for no leaks, leaks='tasks threads' for"
+        " these",
+    )
+
+
+@pytest.fixture(scope="session")
+def actorfw_options() -> dict[str, Any]:
+    """Options of `init` (and `nodes`, of `LocalCluster`) for all fixtures here: none. Override it in a conftest.py."""
+    return {}
+
+
+@pytest.fixture
+def actorfw_node(request: pytest.FixtureRequest, actorfw_options: dict[str, Any]) -> Iterator[Node]:
+    """A node for one test, with `num_cpus=1`; the current one in the test, and gone after it.
+
+    In an async test it lives on the test's own loop, of whatever scope, as with `async with actorfw.init()`; in a plain
+    one on a thread with a loop of its own, as with `with actorfw.init()`.
     """
-    import actorfw
+    from actorfw.testing.fixtures import for_test
 
-    started: list[LocalCluster] = []
+    yield from for_test(request, "node", actorfw_options)
 
-    async def start(nodes: int = 2, num_cpus: float = 1, **options: Any) -> LocalCluster:
-        options.setdefault("secret", SECRET)
-        cluster = actorfw.LocalCluster(nodes, num_cpus, **options)
-        await cluster.__aenter__()
-        started.append(cluster)
-        return cluster
 
-    try:
-        yield start
-    finally:
-        while started:
-            await started.pop().__aexit__(None, None, None)
+@pytest.fixture
+def actorfw_cluster(request: pytest.FixtureRequest, actorfw_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A `LocalCluster` for one test: child processes (`nodes=2`) beside a node in the test's process.
+
+    That node, `actorfw_cluster.node`, is the current one, and is where that of `actorfw_node` would be. A test has one
+    of the two.
+    """
+    from actorfw.testing.fixtures import for_test
+
+    yield from for_test(request, "cluster", actorfw_options)
+
+
+@pytest.fixture(scope="session")
+def actorfw_session_node(request: pytest.FixtureRequest, actorfw_options: dict[str, Any]) -> Iterator[Node]:
+    """A node for all tests of the run that ask for it, with `num_cpus=1`.
+
+    It lives on a thread with a loop of its own: plain tests and async ones on loops of any scope can use it. It is the
+    current one in tests that ask for it and have no `actorfw_node` beside it.
+    """
+    from actorfw.testing.fixtures import for_session
+
+    yield from for_session(request, "node", actorfw_options)
+
+
+@pytest.fixture(scope="session")
+def actorfw_session_cluster(request: pytest.FixtureRequest, actorfw_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A `LocalCluster` (`nodes=2`) for all tests of the run that ask for it; its node lives as `actorfw_session_node`.
+
+    With pytest-xdist each of its processes has one of its own.
+    """
+    from actorfw.testing.fixtures import for_session
+
+    yield from for_session(request, "cluster", actorfw_options)

@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from actorfw.runtime import current
+from actorfw.runtime.runtimeenv import Resolver
 from actorfw.testing.guest import Guest
 from actorfw.testing.loop import NODE
 from actorfw.wire.chunks import Decoder, Encoder
@@ -101,6 +102,9 @@ class SimWorker:
         self._out: list[Any] = []
         self._flush_due = False
         self._started = self.loop.time() + START_DELAY
+        env = workers.env
+        config = node.config
+        self.resolver = Resolver(lambda: env.package_files(config.package_cache), config.package_limit, env.time)
         self._guest = Guest(self, node.life, node.id, workers.env.host_id, node.address, node.namespace)
 
     def __repr__(self) -> str:
