@@ -3,8 +3,8 @@
     python examples/web_service.py --port 8080        # then: curl localhost:8080/primes/100000
     python examples/web_service.py --check            # drives itself with a client and prints what came back
 
-The application's own process and loop are the node: no other service is needed. `hosts="own"` keeps work that other
-nodes submit off this loop, which has requests to answer.
+The application's own process and loop are the node: no other service is needed. On SIGTERM every request that was
+accepted is answered. `/livez` and `/readyz` tell an orchestrator how it fares.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 
 import actorfw
+import actorfw.aiohttp
 
 
 @actorfw.remote
@@ -49,11 +50,10 @@ class Visits(actorfw.Actor):
 VISITS = web.AppKey("visits", Visits)
 
 
-async def node(app: web.Application) -> AsyncIterator[None]:
-    """The node lives as long as the application."""
-    async with actorfw.init(hosts="own"):
-        app[VISITS] = Visits.remote()
-        yield
+async def actors(app: web.Application) -> AsyncIterator[None]:
+    """They live as long as the application."""
+    app[VISITS] = Visits.remote()
+    yield
 
 
 async def primes(request: web.Request) -> web.Response:
@@ -72,7 +72,8 @@ async def visits(request: web.Request) -> web.Response:
 def application() -> web.Application:
     """The service, ready to be run by aiohttp or a test."""
     app = web.Application()
-    app.cleanup_ctx.append(node)
+    actorfw.aiohttp.setup(app, request_timeout=30)
+    app.cleanup_ctx.append(actors)
     app.router.add_get("/primes/{limit:[0-9]+}", primes)
     app.router.add_get("/visits", visits)
     return app
@@ -98,6 +99,7 @@ async def check() -> None:
             for answer in answers:
                 print(f"{answer['primes']} primes below {answer['limit']}")
             print(f"visits: {await ask('/visits')}")
+            print(f"ready: {(await ask('/readyz'))['ready']}")
     finally:
         await runner.cleanup()
 
