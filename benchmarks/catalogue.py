@@ -13,18 +13,24 @@ from benchmarks.workloads import (
     object_transfer,
     objects,
     process_actors,
+    savina,
+    secured_links,
     small_objects,
     startup,
+    strangers,
     tasks,
+    web,
 )
 
 __all__ = ["WORKLOADS"]
 
 WORKLOADS: dict[str, Workload] = {
-    module.WORKLOAD.name: module.WORKLOAD
-    for module in (
-        *(actor_calls, tasks, local_calls, process_actors),
-        *(objects, first_put, object_transfer, small_objects),
-        *(imports, startup, idle_node, idle_actors),
+    workload.name: workload
+    for workload in (
+        *(actor_calls.WORKLOAD, tasks.WORKLOAD, local_calls.WORKLOAD, process_actors.WORKLOAD),
+        *savina.WORKLOADS,
+        *(objects.WORKLOAD, first_put.WORKLOAD, object_transfer.WORKLOAD, small_objects.WORKLOAD),
+        *(imports.WORKLOAD, startup.WORKLOAD, idle_node.WORKLOAD, idle_actors.WORKLOAD),
+        *(strangers.WORKLOAD, secured_links.WORKLOAD, web.WORKLOAD),
     )
 }

@@ -63,6 +63,10 @@ class Claim:
     """What is said of a contestant: its figure, or the ratio to that of `against`, lies within a bound.
 
     Without a bound it is reported and not judged.
+
+    Args:
+        judged_at: the placement at which it is. That of one core measures what things cost; who promises something for
+            another one says so.
     """
 
     what: str
@@ -70,14 +74,16 @@ class Claim:
     against: str | None = None
     at_least: float | None = None
     at_most: float | None = None
+    judged_at: Placement = Placement.ONE_CORE
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another library that does the same, with what is said of ours beside it."""
+    """Another library that does the same, with what is said of ours beside it, and what its program is asked for."""
 
     entry: Entry
     claims: tuple[Claim, ...]
+    asked: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,10 @@ class Workload:
     Args:
         limits: contestants that need no actorfw.
         subject: those that are actorfw.
-        placements: where it is measured; judged on one core only, since that is the cost in CPU, while with one core
-            each the wake-ups of the kernel are most of what is seen.
+        placements: where it is measured; judged on one core unless a claim says otherwise, since that is the cost in
+            CPU, while with one core each the wake-ups of the kernel are most of what is seen.
         rivals: by name, other libraries that do the same, in environments of their own; measured on request.
+        most_repetitions: where one repetition takes minutes.
     """
 
     name: str
@@ -98,6 +105,7 @@ class Workload:
     claims: tuple[Claim, ...]
     placements: tuple[Placement, ...] = (Placement.ONE_CORE,)
     rivals: Mapping[str, Rival] = field(default_factory=dict[str, "Rival"])
+    most_repetitions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,7 @@ def judge(claims: Sequence[Claim], series: Sequence[Series], placement: Placemen
                 figure,
                 Spread.over(against.samples) if against else None,
                 ratio,
-                _verdict(claim, (ratio or figure).median) if placement is Placement.ONE_CORE else None,
+                _verdict(claim, (ratio or figure).median) if placement is claim.judged_at else None,
             )
         )
     return judged

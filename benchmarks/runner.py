@@ -9,6 +9,7 @@ import sys
 
 from benchmarks.harness import BenchmarkError, Series, Workload
 from benchmarks.machine import ROOT, Cores, Placement, clean_environment
+from benchmarks.sizes import VARIABLE, Scale
 
 __all__ = ["run"]
 
@@ -16,7 +17,13 @@ _PATIENCE_S = 2400.0
 
 
 def run(
-    workload: Workload, placement: Placement, repetitions: int, *, limits_only: bool, against: str = ""
+    workload: Workload,
+    placement: Placement,
+    repetitions: int,
+    *,
+    limits_only: bool,
+    scale: Scale = Scale.FULL,
+    against: str = "",
 ) -> list[Series]:
     """Measures in a fresh process, with this rival if the workload has it.
 
@@ -29,7 +36,7 @@ def run(
     command = [sys.executable, "-m", "benchmarks.measuring", workload.name, str(cores.near), str(cores.far)]
     command += [str(repetitions), "limits" if limits_only else "all", against]
     # A secret for this run: measuring leaves no file in the user's home.
-    environment = {**clean_environment(), "ACTORFW_SECRET": secrets.token_hex(32)}
+    environment = {**clean_environment(), "ACTORFW_SECRET": secrets.token_hex(32), VARIABLE: scale}
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=True

@@ -26,6 +26,7 @@ BYTES = 128 * MIB
 CALLS = 1_000
 BATCH = 10_000
 PUTS = 10_000
+ACTORS = 10
 
 
 @ray.remote
@@ -87,6 +88,15 @@ class Measurements:
         started = time.perf_counter()
         ray.get([increment.remote(x) for x in range(BATCH)])
         return BATCH / (time.perf_counter() - started)
+
+    async def processes_created(self) -> float:
+        started = time.perf_counter()
+        actors = []
+        for x in range(ACTORS):
+            actor = Echo.remote()
+            assert await actor.echo.remote(x) == x
+            actors.append(actor)
+        return ACTORS / (time.perf_counter() - started)
 
     async def put(self) -> float:
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from benchmarks import companion
 from benchmarks.harness import PER_SECOND, Claim, Contestant, Workload, require_other_process
 from benchmarks.machine import Cores, Placement
 from benchmarks.raw import BATCH, PING_PONG, ping_pong
-from benchmarks.rivals.against_ray import ray
+from benchmarks.rivals.against import rivals
 from benchmarks.subjects import Echo
 
 __all__ = ["WORKLOAD"]
@@ -64,5 +64,11 @@ WORKLOAD = Workload(
         Claim("the same through refs", _AWAITED_REF, PING_PONG),
         Claim(f"async actor on another node, {BATCH:,} gathered", _GATHERED, PING_PONG, at_least=1.2),
     ),
-    rivals={"ray": ray({_AWAITED_REF: (PER_SECOND, "actor_awaited"), _GATHERED: (PER_SECOND, "actor_gathered")})},
+    rivals={
+        **rivals(
+            {_AWAITED_REF: (PER_SECOND, "actor_awaited"), _GATHERED: (PER_SECOND, "actor_gathered")},
+            *("ray", "dask", "xoscar"),
+        ),
+        **rivals({_AWAITED_REF: (PER_SECOND, "actor_awaited")}, "multiprocessing"),
+    },
 )

@@ -11,6 +11,7 @@ import actorfw
 from benchmarks.harness import PER_SECOND, BenchmarkError, Claim, Contestant, Workload
 from benchmarks.machine import Cores
 from benchmarks.raw import BARE_TASKS, BATCH, bare_tasks
+from benchmarks.rivals.against import rivals
 from benchmarks.subjects import Echo
 
 __all__ = ["WORKLOAD"]
@@ -39,4 +40,5 @@ WORKLOAD = Workload(
     limits=(bare_tasks,),
     subject=(_calls,),
     claims=(Claim(f"loop actor of the same node, {BATCH:,} gathered", _GATHERED, BARE_TASKS, at_least=0.25),),
+    rivals=rivals({_GATHERED: (PER_SECOND, "local_gathered")}, "xoscar"),
 )

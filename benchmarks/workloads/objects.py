@@ -10,7 +10,7 @@ import actorfw
 from benchmarks.arrays import BYTES, MEMCPY, MIB_PER_SECOND, array, give, length, memcpy, prepare, rate
 from benchmarks.harness import Claim, Contestant, Workload, require_other_process
 from benchmarks.machine import Cores, Placement
-from benchmarks.rivals.against_ray import ray
+from benchmarks.rivals.against import rivals
 from benchmarks.subjects import move_to_core
 
 __all__ = ["ARGUMENT", "AWAITED", "PUT", "RESULT", "WORKLOAD"]
@@ -78,13 +78,15 @@ WORKLOAD = Workload(
         Claim("a task in a worker that returns it", RESULT, MEMCPY, at_least=0.6),
     ),
     rivals={
-        "ray": ray(
+        **rivals(
             {
                 PUT: (MIB_PER_SECOND, "put"),
                 AWAITED: ("s", "awaited"),
                 ARGUMENT: ("s", "argument"),
                 RESULT: (MIB_PER_SECOND, "result"),
-            }
-        )
+            },
+            "ray",
+        ),
+        **rivals({PUT: (MIB_PER_SECOND, "put"), AWAITED: ("s", "awaited")}, "dask", "multiprocessing"),
     },
 )

@@ -11,6 +11,7 @@ import actorfw
 from benchmarks.harness import PER_SECOND, Claim, Contestant, Workload
 from benchmarks.machine import Cores
 from benchmarks.raw import FORKED, forked_processes
+from benchmarks.rivals.against import rivals
 from benchmarks.subjects import ProcessEcho
 
 __all__ = ["WORKLOAD"]
@@ -46,4 +47,5 @@ WORKLOAD = Workload(
         Claim("process actor, created and called once", _CREATED, at_least=50.0),
         Claim("the same against plain processes", _CREATED, FORKED),
     ),
+    rivals=rivals({_CREATED: (PER_SECOND, "processes_created")}, "ray", "multiprocessing"),
 )

@@ -13,7 +13,7 @@ import psutil
 import actorfw
 from benchmarks.harness import PER_SECOND, Claim, Contestant, Workload
 from benchmarks.machine import Cores, Placement
-from benchmarks.rivals.against_ray import ray
+from benchmarks.rivals.against import rivals
 
 __all__ = ["SMALL", "WORKLOAD"]
 
@@ -79,5 +79,5 @@ WORKLOAD = Workload(
         Claim("a million puts and drops: private memory, after over before", _GROWN, at_most=1.05),
         Claim("a million puts and drops: bytes held in the arena", _LEFT, at_most=0),
     ),
-    rivals={"ray": ray({SMALL: (PER_SECOND, "small_puts")})},
+    rivals=rivals({SMALL: (PER_SECOND, "small_puts")}, "ray"),
 )

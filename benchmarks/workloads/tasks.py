@@ -11,7 +11,7 @@ import actorfw
 from benchmarks.harness import PER_SECOND, Claim, Contestant, Workload, require_other_process
 from benchmarks.machine import Cores, Placement
 from benchmarks.raw import BATCH, EXECUTOR, EXECUTOR_AWAITED, POOL, executor, pool
-from benchmarks.rivals.against_ray import ray
+from benchmarks.rivals.against import rivals
 from benchmarks.subjects import increment, move_to_core
 
 __all__ = ["WORKLOAD"]
@@ -51,5 +51,8 @@ WORKLOAD = Workload(
         Claim(f"def task in a worker, {BATCH:,} gathered", _GATHERED, EXECUTOR, at_least=4.0),
         Claim("the same against an awaited executor", _GATHERED, EXECUTOR_AWAITED),
     ),
-    rivals={"ray": ray({_AWAITED: (PER_SECOND, "tasks_awaited"), _GATHERED: (PER_SECOND, "tasks_gathered")})},
+    rivals=rivals(
+        {_AWAITED: (PER_SECOND, "tasks_awaited"), _GATHERED: (PER_SECOND, "tasks_gathered")},
+        *("ray", "dask", "futures", "multiprocessing"),
+    ),
 )
