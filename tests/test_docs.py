@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,10 +23,11 @@ PAGES = [
 
 @pytest.mark.real
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_of_a_page_run(page: str) -> None:
+def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "tests/doc_blocks.py", page],
         cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
             r"9592 primes below 100000",
             r"78498 primes below 1000000",
             r"visits: \{'primes': 6\}",
+            r"ready: True",
         ],
     ),
     "handles_between_services.py": (

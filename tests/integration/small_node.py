@@ -150,7 +150,7 @@ class Node:
         self.ship(worker, *getattr(wire, "codes", []))
         no = next(self.numbers)
         self.results[no] = asyncio.get_running_loop().create_future()
-        worker.send((m.CALL, no, *ACTOR, 3, method, wire, None, left, credit, parts, (LIFE, no), False))
+        worker.send((m.CALL, no, *ACTOR, 3, method, wire, None, left, credit, parts, (LIFE, no), 1))
         return Task(self, worker, no)
 
     def settle(self, worker: WorkerProcess, number: int, value: Any, *, ahead: bool = False) -> None:

@@ -356,7 +356,6 @@ async def test_unknown_options_are_refused_with_a_list() -> None:
     ("name", "value"),
     [
         ("durable", True),
-        ("runtime_env", {}),
     ],
 )
 async def test_options_of_later_say_so(name: str, value: Any) -> None:

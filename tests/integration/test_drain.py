@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import actorfw
-from tests.integration.test_cli import SECRET, Started, actorfw_command
+from tests.integration.shell import SECRET, Started, command
 
 pytestmark = pytest.mark.real
 
@@ -40,8 +41,8 @@ async def ids() -> dict[str, str]:
     return {row.name: row.id for row in await actorfw.nodes()}
 
 
-async def test_a_signal_drains_and_what_others_hold_lives_on() -> None:
-    started = await asyncio.to_thread(Started, "--name", "leaver")
+async def test_a_signal_drains_and_what_others_hold_lives_on(tmp_path: Path) -> None:
+    started = await asyncio.to_thread(Started(tmp_path, "--name", "leaver").up)
     try:
         async with actorfw.Node(started.address, secret=SECRET, num_cpus=1, name="stays"):
             there = actorfw.NodeAffinity((await ids())["leaver"])
@@ -58,8 +59,8 @@ async def test_a_signal_drains_and_what_others_hold_lives_on() -> None:
         started.process.communicate()
 
 
-async def test_when_the_time_is_over_the_exit_status_says_so() -> None:
-    started = await asyncio.to_thread(Started, "--name", "leaver", "--drain-timeout", "0.2")
+async def test_when_the_time_is_over_the_exit_status_says_so(tmp_path: Path) -> None:
+    started = await asyncio.to_thread(Started(tmp_path, "--name", "leaver", "--drain-timeout", "0.2").up)
     try:
         async with actorfw.Node(started.address, secret=SECRET, num_cpus=1, name="stays"):
             there = actorfw.NodeAffinity((await ids())["leaver"])
@@ -75,20 +76,20 @@ async def test_when_the_time_is_over_the_exit_status_says_so() -> None:
         started.process.communicate()
 
 
-def test_the_command_drains_a_node_which_then_ends() -> None:
-    first = Started("--name", "first")
-    second = Started("--seed", first.address, "--name", "second")
+def test_the_command_drains_a_node_which_then_ends(tmp_path: Path) -> None:
+    first = Started(tmp_path, "--name", "first").up()
+    second = Started(tmp_path, "--seed", first.address, "--name", "second").up()
     try:
-        done = actorfw_command("drain", "second", "--seed", first.address, "--json")
+        done = command(tmp_path, "drain", "second", "--seed", first.address, "--json")
         assert (done.returncode, done.stderr) == (0, "")
         report = json.loads(done.stdout)
         assert (report["node"], report["tasks"], report["objects"]) == ("second", 0, 0)
         out, _ = second.process.communicate(timeout=20)
         assert (second.process.returncode, out) == (0, "")
         assert [
-            row["name"] for row in json.loads(actorfw_command("nodes", "--seed", first.address, "--json").stdout)
+            row["name"] for row in json.loads(command(tmp_path, "nodes", "--seed", first.address, "--json").stdout)
         ] == ["first"]
-        done = actorfw_command("drain", "second", "--seed", first.address)
+        done = command(tmp_path, "drain", "second", "--seed", first.address)
         assert (done.returncode, done.stdout) == (2, "")
         assert "no member of the cluster has the name or id 'second'" in done.stderr
     finally:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.real
 
 BRIEF = actorfw.Config(join_timeout=0.4)
 SECRET = "0123456789abcdef"
+OTHER = "fedcba9876543210"
 
 
 def node(*seeds: str, config: actorfw.Config = BRIEF, **options: object) -> actorfw.Node:
@@ -124,8 +125,8 @@ async def test_a_wrong_secret_is_refused_at_once() -> None:
     async with node(secret=SECRET) as first:
         patient = actorfw.Config(join_timeout=60)
         with pytest.raises(actorfw.AuthenticationError, match=f"{first.address} refused: the secrets differ"):
-            await node(first.address, secret="f" * 16, config=patient).start()
-        async with node(first.address, secret=("f" * 16, SECRET)) as rotating:
+            await node(first.address, secret=OTHER, config=patient).start()
+        async with node(first.address, secret=(OTHER, SECRET)) as rotating:
             assert len(await names(rotating)) == 2
         assert len(await names(first)) == 1
 

@@ -106,7 +106,7 @@ async def test_of_two_contexts_only_one_starts() -> None:
 
 
 async def test_a_start_that_failed_fails_for_all_who_wait() -> None:
-    context = actorfw.init(num_cpus=0, listen="192.0.2.1:0", secret="s" * 16)
+    context = actorfw.init(num_cpus=0, listen="192.0.2.1:0", secret="a secret for a test")
     for outcome in await asyncio.gather(_enter(context), _enter(context), return_exceptions=True):
         assert isinstance(outcome, actorfw.UsageError)
         assert "can't listen on 192.0.2.1:0" in str(outcome)
@@ -166,7 +166,7 @@ def test_a_script_has_its_node_when_init_returns() -> None:
 
 def test_a_node_that_fails_to_start_on_its_thread() -> None:
     with pytest.raises(actorfw.UsageError, match="can't listen"):
-        actorfw.init(listen="192.0.2.1:0", secret="s" * 16)
+        actorfw.init(listen="192.0.2.1:0", secret="a secret for a test")
 
 
 def test_threads_find_the_node_of_the_process() -> None:

@@ -13,6 +13,9 @@ import textwrap
 import pytest
 
 import actorfw
+from actorfw.io.env import usual_store_memory
+from actorfw.runtime import current
+from actorfw.runtime.node import Node
 
 pytestmark = pytest.mark.real
 
@@ -115,7 +118,7 @@ async def test_options_are_checked() -> None:
 async def test_children_share_secret_namespace_cluster_and_config() -> None:
     config = actorfw.Config(link_patience=3)
     async with actorfw.LocalCluster(
-        nodes=1, num_cpus=1, driver_cpus=0, namespace="n", cluster="c", secret="s" * 16, config=config
+        nodes=1, num_cpus=1, driver_cpus=0, namespace="n", cluster="c", secret="a secret for a test", config=config
     ):
         assert await settings.remote() == ("n", "c", 3)
 
@@ -204,3 +207,25 @@ def test_what_a_child_writes_past_its_tasks_goes_to_stderr() -> None:
     assert done.stderr == "raw\n"
     assert done.stdout.startswith("(Raw pid=")
     assert done.stdout.endswith(") printed\n")
+
+
+@actorfw.remote(num_cpus=0)
+async def store_limit() -> int:
+    home = current.home()
+    assert isinstance(home, Node)
+    return home.store.limit
+
+
+async def test_its_nodes_divide_what_one_would_take() -> None:
+    alone = usual_store_memory()
+    async with actorfw.LocalCluster(nodes=2) as cluster:
+        await cluster.add_node()
+        await cluster.add_node(object_store_memory=100 << 20)
+        rows = {row.address: row.id for row in await actorfw.nodes()}
+        places = [rows[cluster.node.address], *(rows[address] for address in cluster.addresses)]
+        limits = [await store_limit.options(scheduling=actorfw.NodeAffinity(place)).remote() for place in places]
+    own, first, second, third, fourth = limits
+    assert own + first + second <= alone + 4096
+    assert own == first == second > alone / 3 - 4096
+    assert third <= alone / 4 + 4096
+    assert fourth == 100 << 20

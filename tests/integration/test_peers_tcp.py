@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from actorfw.core import handshake
+from actorfw.core.door import Door
+from actorfw.core.limits import Limits
 from actorfw.core.pace import MOST
+from actorfw.io import doorstep
 from actorfw.io.env import RealEnv
 from actorfw.io.tcp import listen, split_address
 from actorfw.runtime import links
 from actorfw.runtime.peers import FIRST_KIND, Identity, Peer, Peers
 from actorfw.values.config import Config
 from actorfw.values.errors import AuthenticationError, PeerUnreachableError, ProtocolError, VersionMismatchError
+from actorfw.values.tls import TLS
 
 pytestmark = pytest.mark.real
 
@@ -28,7 +32,9 @@ DATA = FIRST_KIND
 class Node:
     """A node that notes what it gets, and can be waited for."""
 
-    def __init__(self, name: str, *, secret: bytes = SECRET, link_patience: float = 10, **identity: Any) -> None:
+    def __init__(
+        self, name: str, *, secret: bytes = SECRET, tls: TLS | None = None, link_patience: float = 10, **identity: Any
+    ) -> None:
         self.got: list[Any] = []
         self.large: list[list[bytes]] = []
         self.ended: list[tuple[str, str]] = []
@@ -37,7 +43,7 @@ class Node:
         me = Identity(os.urandom(16), name, info={"name": name}, **{"cluster": "test", **identity})
         config = Config(link_patience=link_patience)
         handlers: list[Any] = [None] * FIRST_KIND + [self._on_data]
-        self.peers = Peers(RealEnv(), me, config, (secret,), events=self, handlers=handlers)
+        self.peers = Peers(RealEnv(tls=tls), me, config, (secret,), events=self, handlers=handlers)
         self.address = ""
 
     async def __aenter__(self) -> Node:
@@ -126,6 +132,45 @@ def test_messages_both_ways_and_a_broken_link(on_loop: Run) -> None:
             assert b.got == list(range(2000))
             assert a.got == [-i for i in range(2000)]
             assert a.ended == b.ended == []
+
+    on_loop(main)
+
+
+def test_large_messages_are_read_to_where_they_belong(on_loop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through broken links and between small ones; then the connection is read in the ordinary way again."""
+    read: list[int] = []
+    filled = links.Link.filled
+
+    def counted(self: links.Link, size: int) -> None:
+        read.append(size)
+        filled(self, size)
+
+    monkeypatch.setattr(links.Link, "filled", counted)
+    big = [os.urandom(3_000_001), os.urandom(70_000), os.urandom(5_000_000)]
+
+    async def main() -> None:
+        async with Node("a") as a, Node("b") as b:
+            one = await a.peers.dial(b.address)
+            for turn in range(3):
+                one.send_large((DATA, "big"), big)
+                for i in range(300):
+                    one.send((DATA, i))
+                    await asyncio.sleep(0)
+                if turn == 1:
+                    await b.until(lambda: sum(read) > 10_000_000)
+                    assert one.link is not None
+                    one.link.transport.abort()
+                await b.until(lambda turn=turn: len(b.large) == turn + 1)  # type: ignore[misc]
+            assert b.large == [big] * 3
+            await b.until(lambda: len(b.got) == 900)
+            assert b.got == [*range(300)] * 3
+            assert sum(read) > 0.5 * 3 * sum(map(len, big))
+            assert a.ended == b.ended == []
+            (there,) = b.peers.by_life.values()
+            assert there.link is not None
+            one.send((DATA, 1))
+            await b.until(lambda: len(b.got) == 901)
+            assert there.link.transport.get_protocol() is there.link
 
     on_loop(main)
 
@@ -240,8 +285,8 @@ def test_a_garbage_answer_is_no_node(on_loop: Run) -> None:
 
 
 def test_who_says_nothing_is_not_waited_for(on_loop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 0.2)
-    assert handshake.HANDSHAKE_SECONDS == 10
+    monkeypatch.setattr(doorstep, "HELLO_SECONDS", 0.2)
+    assert handshake.HELLO_SECONDS == 3
 
     async def main() -> None:
         async with Node("a") as a:
@@ -286,7 +331,7 @@ def test_a_big_transfer_lets_small_messages_pass(on_loop: Run) -> None:
 
 def test_seals_beyond_loopback(on_loop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What leaves the machine is sealed: one side that says so is enough."""
-    monkeypatch.setattr(links, "is_loopback", lambda host: False)
+    monkeypatch.setattr(links, "leaves_the_machine", lambda transport: True)
 
     async def main() -> None:
         async with Node("a") as a, Node("b") as b:
@@ -304,7 +349,7 @@ def test_seals_beyond_loopback(on_loop: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("turns", range(5))
 def test_who_dials_a_listener_that_is_closed_hears_of_it_whatever_the_moment(on_loop: Run, turns: int) -> None:
-    """The loop accepts a connection in one turn, and goes on with it in the next."""
+    """A connection is accepted in one turn of the loop, read in another one, and has a protocol in the next."""
 
     class Closes(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -312,9 +357,10 @@ def test_who_dials_a_listener_that_is_closed_hears_of_it_whatever_the_moment(on_
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        listener = await listen(loop, Closes, "127.0.0.1", 0)
+        listener = await listen(loop, Closes, "127.0.0.1", 0, Door(8, 8, Limits()))
         with socket.create_connection(split_address(listener.address)) as sock:
             sock.setblocking(False)
+            sock.send(b"afw:\0\0\0\0")
             for _ in range(turns):
                 await asyncio.sleep(0)
             listener.close()

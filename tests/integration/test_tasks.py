@@ -289,7 +289,7 @@ async def test_in_a_script_get_blocks_and_on_a_loop_it_refuses(cluster: actorfw.
         ({"num_returns": -1}, "'num_returns'"),
         ({"scheduling": "pack"}, "scheduling"),
         ({"resources": {"CPU": 1}}, "num_cpus"),
-        ({"runtime_env": {}}, "not there yet"),
+        ({"runtime_env": {"pip": []}}, "'pip' is no key"),
         ({"max_restarts": 1}, "not there yet|no option"),
     ],
 )
@@ -478,7 +478,7 @@ async def test_others_wait_no_longer_than_the_copy_of_a_large_argument(cluster: 
         assert await slowly.remote(1) == 1
         turns += 1
     assert await ref == float(1 << 27)
-    assert turns > 100  # of the loop, while the copy went out in slices
+    assert turns > 20  # of the loop, while the copy went out in slices; at once it would let none pass
     del ref
     await all_quiet()
 

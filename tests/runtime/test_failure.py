@@ -49,6 +49,11 @@ def states(cluster: SimCluster, seen_by: int = 0) -> dict[str, str]:
     return {row.name: row.state for row in cluster.nodes[seen_by].runtime.members.listing()}
 
 
+async def unschedulable(call: Any) -> None:
+    with pytest.raises(actorfw.UnschedulableError, match="is dead or has left"):
+        await asyncio.wait_for(call, 30)
+
+
 async def until(cluster: SimCluster, done: Callable[[], bool], seconds: float) -> float:
     """Wait in virtual time; returns how long it took."""
     start = cluster.loop.time()
@@ -343,5 +348,64 @@ def test_a_member_that_stands_still_does_not_hold_newcomers_up() -> None:
             cluster.thaw(2)
             await until(cluster, lambda: set(states(cluster, 4).values()) == {"up"}, 15)
             assert len(states(cluster, 4)) == len(states(cluster, 2)) == 5
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["crash", "drain"])
+def test_what_is_bound_to_a_node_that_is_gone_fails(end: str) -> None:
+    async def main() -> None:
+        async with SimCluster(3, config=CONFIG) as cluster:
+            bound = on(cluster, 1)
+            running = where.options(scheduling=bound).remote(5.0)
+            waiting = where.options(scheduling=bound).remote()
+            lasting: Any = Counter.options(scheduling=bound, max_restarts=-1).remote()
+            await lasting.add.remote(1)
+            if end == "crash":
+                cluster.crash(1)
+                await unschedulable(running)
+                await unschedulable(waiting)
+            else:
+                await cluster.drain(1)
+                assert await running == bound.node_id
+                await unschedulable(waiting)
+            await cluster.settle(10)
+            with pytest.raises(actorfw.ActorDiedError, match="is dead or has left") as died:
+                await asyncio.wait_for(lasting.add.remote(1), 30)
+            assert died.value.reason == ("node_died" if end == "crash" else "drained")
+            await unschedulable(where.options(scheduling=bound).remote())
+            await unschedulable(Counter.options(scheduling=bound).remote().add.remote(1))
+
+            async def elsewhere() -> None:
+                await unschedulable(where.options(scheduling=bound).remote())
+
+            await cluster.run_on(2, elsewhere)
+            never_seen = where.options(scheduling=actorfw.NodeAffinity("0" * 16)).remote()
+            await cluster.settle(30)
+            assert not never_seen.done()
+            actorfw.cancel(never_seen)
+            assert await where.options(scheduling=on(cluster, 1, soft=True)).remote() != bound.node_id
+
+    run(main())
+
+
+def test_who_comes_back_in_another_life_takes_what_is_bound_to_it() -> None:
+    async def main() -> None:
+        async with SimCluster(3, config=CONFIG) as cluster:
+            bound = on(cluster, 2)
+            assert await where.options(scheduling=bound).remote() == bound.node_id
+            cluster.partition([0, 1], [2])
+            await cluster.settle(30)
+            await unschedulable(where.options(scheduling=bound).remote())
+            cluster.heal()
+            await cluster.settle(60)
+            assert await asyncio.wait_for(where.options(scheduling=bound).remote(), 30) == bound.node_id
+
+            async def back() -> str:
+                there = on(cluster, 0)
+                found: str = await asyncio.wait_for(where.options(scheduling=there).remote(), 30)
+                return found
+
+            assert await cluster.run_on(2, back) == cluster.nodes[0].id
 
     run(main())

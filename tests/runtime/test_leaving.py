@@ -322,8 +322,8 @@ class Counter(actorfw.Actor):
 
 
 @actorfw.remote(num_cpus=0)
-async def create(node_id: str, **options: Any) -> dict[str, Any]:
-    scheduling = actorfw.NodeAffinity(node_id)
+async def create(node_id: str, *, soft: bool = False, **options: Any) -> dict[str, Any]:
+    scheduling = actorfw.NodeAffinity(node_id, soft)
     return {"counter": Counter.options(scheduling=scheduling, **options).remote(7)}
 
 
@@ -550,5 +550,33 @@ def test_broken_links_delay_a_drain_and_lose_nothing(seed: int) -> None:
             del made, boxes, box
             await cluster.settle(30)
             assert records(cluster) == 0
+
+    run(main())
+
+
+async def next_restart(events: Any) -> actorfw.ActorRestarted:
+    async for event in events:
+        if isinstance(event, actorfw.ActorRestarted):
+            return event
+    raise AssertionError("the events have ended")
+
+
+def test_the_heir_knows_why_an_actor_is_being_started_again() -> None:
+    async def main() -> None:
+        async with SimCluster(4) as cluster:
+            options = {"max_restarts": 3, "restart_backoff": 20.0}
+            box = await create.options(**on(cluster, 1)).remote(cluster.nodes[2].id, soft=True, **options)
+            counter = box["counter"]
+            assert await counter.add() == 8
+            cluster.crash(2)
+            await asyncio.sleep(3)
+            before = await actorfw.info(counter)
+            assert (before.state, before.reason) == ("restarting", "node_died")
+            events = actorfw.events()
+            restarted = asyncio.ensure_future(next_restart(events))
+            assert (await cluster.drain(1)).complete
+            found = await asyncio.wait_for(restarted, 60)
+            assert (found.incarnation, found.reason) == (2, "node_died")
+            assert await counter.add() == 8
 
     run(main())

@@ -232,3 +232,33 @@ def test_a_node_without_room_pulls_when_there_is_some_and_says_so_when_there_is_
             assert held >= MIB
 
     run(main())
+
+
+class Slow(actorfw.Actor):
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def take(self, value: bytes) -> int:
+        await self.go_on.wait()
+        return int.from_bytes(value[:8], "little")
+
+    @actorfw.method(interleave=True)
+    async def start(self) -> None:
+        self.go_on.set()
+
+
+def test_large_arguments_of_calls_that_wait_are_in_the_store_and_on_disk() -> None:
+    async def main() -> None:
+        disks = Disks()
+        async with cluster(2, disks, mib=2) as sim:
+            there = sim.nodes[1].runtime
+            slow = Slow.options(scheduling=actorfw.NodeAffinity(sim.nodes[1].id)).remote()
+            calls = [slow.take.remote(data(number)) for number in range(40)]  # five times the store
+            await asyncio.sleep(30)
+            assert used(there) <= 2 * MIB
+            assert used(sim.nodes[0].runtime) <= 2 * MIB
+            assert not any(call.done() for call in calls)
+            await slow.start.remote()
+            assert await actorfw.gather(calls) == list(range(40))
+
+    run(main())

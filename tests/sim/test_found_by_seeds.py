@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import actorfw
 from actorfw import errors
 from actorfw.core.entries import shard_of
+from actorfw.runtime.cells import Step
 from actorfw.testing import SimCluster, run
 from tests.sim.programs import Program
 
@@ -342,5 +344,44 @@ def test_a_program_that_waits_for_the_next_news_of_an_actor_does_not_keep_it_ali
             del made
             await asyncio.wait_for(hears, 10)
             assert heard.ends == ["released"]
+
+    run(main())
+
+
+class Turns(actorfw.Actor):
+    @actorfw.method
+    async def numbers(self) -> AsyncIterator[int]:
+        for number in range(100):
+            yield number
+
+    @actorfw.method
+    async def hold(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_generator_that_waits_for_its_turn_has_run(index: int) -> None:
+    """A call before its next step keeps the actor; its end says of both that they may have happened."""
+
+    async def main() -> None:
+        async with SimCluster(2, 1) as cluster:
+            made = Turns.options(scheduling=at(cluster, index)).remote()
+            stream = made.numbers.remote()
+            assert await anext(stream) == 0
+            held = made.hold.remote()
+            cell = next(iter(cluster.nodes[index].runtime.hosting.cells.values()))
+            numbers = iter(range(1, 200))
+            await cluster.settle(0.1)
+            while not any(isinstance(item, Step) for item in cell.box or ()):
+                assert await asyncio.wait_for(anext(stream), 1) == next(numbers)
+                await cluster.settle(0.1)  # until what was taken is known at the host
+            actorfw.kill(made)
+            with pytest.raises(actorfw.ActorDiedError) as caught:
+                async for _ in stream:
+                    pass
+            assert caught.value.ran is None
+            with pytest.raises(actorfw.ActorDiedError) as caught:
+                await held
+            assert caught.value.ran is None
 
     run(main())

@@ -521,6 +521,19 @@ async def test_a_task_that_fails_when_it_runs_again(cluster: SimCluster) -> None
 
 
 @simulated()
+async def test_a_task_that_is_bound_to_a_node_that_is_gone_does_not_run_again(cluster: SimCluster) -> None:
+    bound = actorfw.NodeAffinity(cluster.nodes[1].id)
+    ref = make.options(scheduling=bound).remote("one")
+    await ready(ref)
+    await gone(cluster, 1)
+    with pytest.raises(actorfw.ObjectLostError, match="is dead or has left") as lost:
+        await ref
+    assert isinstance(lost.value.__cause__, actorfw.UnschedulableError)
+    del lost
+    assert runs["one"] == 1
+
+
+@simulated()
 async def test_a_kept_task_does_not_keep_an_actor(cluster: SimCluster) -> None:
     @actorfw.remote
     async def ask(maker: Maker) -> bytes:

@@ -89,6 +89,29 @@ class Fragile:
         return actorfw.context().fencing_token
 
 
+@actorfw.remote
+class Persistent:
+    """Tells how often its calls were sent."""
+
+    async def on_start(self) -> None:
+        JOURNAL.append(("on_start", actorfw.context().attempt))
+
+    async def once(self) -> int:
+        return actorfw.context().attempt
+
+    async def slow(self) -> int:
+        attempt = actorfw.context().attempt
+        JOURNAL.append(("slow", attempt))
+        await asyncio.sleep(1)
+        return attempt
+
+    async def where(self) -> str:
+        return actorfw.context().node_id
+
+    async def noted(self) -> None:
+        JOURNAL.append(("noted", actorfw.context().attempt))
+
+
 def sim(body: Callable[[SimCluster], Awaitable[None]], nodes: int = 3, seed: int = 1, **options: Any) -> None:
     async def main() -> None:
         async with SimCluster(nodes, seed, **options) as cluster, asyncio.timeout(300):
@@ -273,6 +296,44 @@ def test_max_task_retries_sends_a_lost_call_to_the_next_incarnation_once_each(ho
     sim(body)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_call_in_a_process_knows_how_often_it_was_sent(index: int) -> None:
+    async def body(cluster: SimCluster) -> None:
+        options = {"max_restarts": -1, "restart_backoff": 0, "max_task_retries": 2, "scheduling": on(cluster, index)}
+        h: Any = Persistent.options(executor="process", **options).remote()
+        assert await h.once.remote() == 1
+        running = h.slow.remote()
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            assert cluster.kill_worker(index)
+        assert await running == 3
+        assert of("slow") == [("slow", 1), ("slow", 2), ("slow", 3)]
+        assert await h.once.remote() == 1
+        h.noted.tell()
+        await h.once.remote()
+        assert of("noted") == [("noted", 1)]
+        assert set(of("on_start")) == {("on_start", 0)}
+
+    sim(body, nodes=2)
+
+
+def test_a_call_on_a_loop_knows_how_often_it_was_sent() -> None:
+    async def body(cluster: SimCluster) -> None:
+        options: dict[str, Any] = {"max_restarts": 1, "max_task_retries": 1}
+        some: Any = [Persistent.options(scheduling="spread", **options).remote() for _ in range(8)]
+        first = await asyncio.gather(*(one.where.remote() for one in some))
+        running = [one.slow.remote() for one in some]
+        await asyncio.sleep(0.5)
+        cluster.crash(1)
+        again = [2 if place == cluster.nodes[1].id else 1 for place in first]
+        assert await asyncio.gather(*running) == again
+        then = await asyncio.gather(*(one.where.remote() for one in some))
+        moved = {place for place, attempt in zip(then, again, strict=True) if attempt == 2}
+        assert moved == {cluster.nodes[0].id, cluster.nodes[2].id}, "one of each kind, or this shows less"
+
+    sim(body, nodes=3)
+
+
 def test_a_method_says_for_itself_how_often_it_may_be_sent() -> None:
     @actorfw.remote
     class Mixed(Loop):  # type: ignore[misc, valid-type]
@@ -435,7 +496,7 @@ def test_orders_and_calls_for_a_former_incarnation_are_void() -> None:
         runtime = cluster.driver.runtime
         host = runtime.peers.by_life[cluster.nodes[1].runtime.life]
         actor = runtime.guardians.actors[id]
-        host.send((m.CALL, 10**9, *id, 1, "add", [5], None, None, 0, 1, 0, False))
+        host.send((m.CALL, 10**9, *id, 1, "add", [5], None, None, 0, 1, 0, 1))
         host.send((m.END, *id, "killed", 1))
         host.send((m.CREATE, *id, 1, actor.hashed, actor.args, None, actor.interface.to_wire(), True, None))
         await asyncio.sleep(1)

@@ -13,8 +13,9 @@ import actorfw
 from actorfw import NodeAffinity, errors
 from actorfw.core.session import Session
 from actorfw.core.sources import limit
-from actorfw.runtime.store import pulls
+from actorfw.runtime.store import locations, pull, pulls
 from actorfw.testing import SimCluster, SimNode, run
+from actorfw.testing.faults import MemoryFiles
 from tests.sim.leftovers import leftovers
 
 GRACE = 2.0
@@ -30,6 +31,17 @@ def make(size: int = SIZE, mark: int = 0) -> bytes:
 @actorfw.remote(num_returns=3)
 def parts(size: int = SIZE) -> tuple[bytes, int, bytes]:
     return b"a" * size, 7, b"c" * size
+
+
+@actorfw.remote(num_cpus=0)
+async def slow() -> bytes:
+    await asyncio.sleep(1)
+    return b"."
+
+
+@actorfw.remote
+def longer(value: bytes) -> bytes:
+    return value + b"."
 
 
 @actorfw.remote
@@ -283,7 +295,8 @@ def test_a_broadcast_costs_its_owner_few_copies(nodes: int, sent: Counter[bytes]
 
 
 def test_several_sources_share_the_work(sent: Counter[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulls, "STRIPE", 200_000)
+    for module in (pull, pulls, locations):
+        monkeypatch.setattr(module, "STRIPE", 200_000)
 
     @simulate(5)
     async def program(cluster: SimCluster) -> None:
@@ -413,6 +426,28 @@ async def test_an_heir_knows_where_things_are(cluster: SimCluster) -> None:
     assert (await ref)[:1] == b"\x03"
 
 
+@simulate(4)
+async def test_copies_of_what_only_the_leaver_held_end_with_it(cluster: SimCluster) -> None:
+    held: list[Any] = []
+    holder = Holder.options(name="holder", scheduling=on(cluster.nodes[0])).remote()
+    await actorfw.info(holder)
+
+    async def program() -> None:
+        await (await actorfw.get_actor("holder")).keep.remote([actorfw.put(b"inherited")])
+        held.append(actorfw.put(b"p" * SIZE))
+        everywhere = [count.options(scheduling=on(node)).remote(held[0]) for node in cluster.nodes]
+        assert await asyncio.gather(*everywhere) == [SIZE] * 4
+
+    await cluster.run_on(1, program)
+    assert kept(cluster).keys() == {"n0", "n2", "n3"}
+    report = await cluster.drain(1)
+    assert report.complete, report
+    await cluster.settle(2)
+    assert not kept(cluster)  # neither at the heir nor at the others
+    held.clear()
+    await actorfw.stop(holder)
+
+
 @simulate(3)
 async def test_a_reborn_node_gives_up_what_it_has_for_others(cluster: SimCluster) -> None:
     ref = make.options(scheduling=NodeAffinity(cluster.nodes[1].id, soft=True)).remote(SIZE, 4)
@@ -445,6 +480,190 @@ async def test_a_cancelled_wait_leaves_the_value(cluster: SimCluster) -> None:
         await asyncio.wait_for(ref, 0.002)
     assert not ref.done()
     assert len(await ref) == 9_000_000
+
+
+def come(node: Any) -> int:
+    """Bytes that have come of what is being pulled."""
+    return sum(pull.size - pull.left for pull in node.pulls._open.values() if pull.opened)
+
+
+async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    while not done():
+        assert loop.time() - since < seconds
+        await asyncio.sleep(0.001)
+
+
+def test_what_nobody_waits_for_any_more_is_not_sent(sent: Counter[bytes]) -> None:
+    @simulate(3)
+    async def program(cluster: SimCluster) -> None:
+        size = 60_000_000
+        ref = make.options(scheduling=on(cluster.nodes[1])).remote(size)
+        await actorfw.wait([ref])
+        mine = cluster.nodes[0].runtime
+        sent.clear()
+        first, second = (asyncio.ensure_future(ref.coro()) for _ in range(2))
+        await until(lambda: sum(sent.values()) > size / 10)
+        first.cancel()
+        await until(lambda: sum(sent.values()) > size / 5)  # somebody else waits for it
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await asyncio.sleep(1)
+        then = sum(sent.values())
+        assert then < size / 2, "only what was on its way has come"
+        again = asyncio.ensure_future(ref.coro())
+        await until(lambda: sum(sent.values()) > then + size / 10)
+        again.cancel()
+        await asyncio.sleep(5)
+        assert len(mine.pulls) == 1
+        assert len(await ref) == size
+        assert sum(sent.values()) < 1.1 * size, "what had come was kept for the next"
+        assert not mine.pulls
+
+    program()
+
+
+@simulate(3)
+async def test_what_has_come_for_nobody_goes_after_a_while(cluster: SimCluster) -> None:
+    mine = cluster.nodes[0].runtime
+    size = 60_000_000
+    ref = make.options(scheduling=on(cluster.nodes[1])).remote(size)
+    await actorfw.wait([ref])
+    waiting = asyncio.ensure_future(ref.coro())
+    await until(lambda: come(mine) > 0)
+    waiting.cancel()
+    await asyncio.sleep(pulls.KEPT + 1)
+    assert not mine.pulls
+    assert not mine.fetches.asked
+    assert len(await ref) == size
+    # Whoever lets go of it at once frees it at once.
+    ref = make.options(scheduling=on(cluster.nodes[1])).remote(size)
+    await actorfw.wait([ref])
+    waiting = asyncio.ensure_future(ref.coro())
+    await until(lambda: come(mine) > 0)
+    waiting.cancel()
+    del ref, waiting
+    await cluster.settle()
+    await asyncio.sleep(1)
+    assert not mine.pulls
+    assert not mine.objects._exported
+    assert not kept(cluster)
+
+
+@simulate(3)
+async def test_a_borrower_that_stops_waiting_stops_the_pull(cluster: SimCluster) -> None:
+    there = cluster.nodes[1].runtime
+
+    @actorfw.remote
+    class Reader(actorfw.Actor):
+        async def read(self, box: list[Any], seconds: float) -> int:
+            self.box = box
+            return len(await asyncio.wait_for(box[0], seconds))
+
+    size = 60_000_000
+    box = [actorfw.put(b"x" * size)]
+    for executor in ("loop", "process"):
+        reader: Any = Reader.options(executor=executor, scheduling=on(cluster.nodes[1])).remote()
+        with pytest.raises(TimeoutError):
+            await reader.read.remote(box, 0.02)
+        (pull,) = there.pulls._open.values()
+        assert pull.paused is not None
+        had = come(there)
+        await asyncio.sleep(3)
+        assert come(there) <= had + 2 * pulls.DEPTH * pulls.STRIPE < size
+        assert await reader.read.remote(box, 60) == size
+        del box[0]
+        box.append(actorfw.put(b"x" * size))
+
+
+def test_a_node_that_needs_a_value_gets_it_whoever_stops_waiting() -> None:
+    @simulate(3)
+    async def program(cluster: SimCluster) -> None:
+        size = 60_000_000
+        ref = make.options(scheduling=on(cluster.nodes[1])).remote(size)
+        await actorfw.wait([ref])
+        mine = cluster.nodes[0].runtime
+        waiting = asyncio.ensure_future(ref.coro())
+        await until(lambda: come(mine) > 0)
+        draining = asyncio.ensure_future(cluster.drain(1))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        assert (await draining).complete
+        assert ref.done() or len(await asyncio.wait_for(ref, 1)) == size
+
+    program()
+
+
+# -- more than there is room for ---------------------------------------------------------------------------------------
+
+
+@actorfw.remote
+def total(*values: bytes) -> int:
+    return sum(map(len, values))
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_many_large_arguments_are_pulled_as_there_is_room(disk: bool) -> None:
+    # Fifty tasks, each with two values of two other nodes; all of them together are six times the store.
+    async def main() -> None:
+        size, store = 2_000_000, 32 << 20
+        options: dict[str, Any] = {"disk": MemoryFiles} if disk else {}
+        async with SimCluster(4, 3, config=CONFIG, store_memory=store, num_cpus=4, **options) as cluster:
+            small = cluster.nodes[0].runtime
+
+            async def program() -> None:
+                sources = cluster.nodes[1:]
+                made = [make.options(scheduling=on(sources[n % 3])).remote(size, n) for n in range(50)]
+                await actorfw.wait(made, num_returns=50)
+                here = on(cluster.nodes[0])
+                most = 0
+                calls = [total.options(scheduling=here).remote(made[n], made[(n + 7) % 50]) for n in range(50)]
+                del made
+                while calls:
+                    ready, calls = await actorfw.wait(calls, timeout=0.001)
+                    for call in ready:
+                        assert await call == 2 * size
+                    under_way = sum(pull.size for pull in small.pulls._open.values() if pull.opened)
+                    most = max(most, under_way)
+                    assert under_way <= small.store.limit / 2 + size
+                    assert small.store.used <= store
+                assert most > size
+
+            await asyncio.wait_for(cluster.run_on(0, program), 300)
+            await cluster.settle(GRACE + 3)
+            nothing_left(cluster)
+            assert not small.pulls.large
+            assert not small.pulls.large.bytes
+            assert not small.pulls.small.bytes
+
+    run(main())
+
+
+def test_a_rebuild_does_not_wait_behind_what_waits_for_it() -> None:
+    # Whoever pulls the lost value has the only turn, and making it again takes an argument that has to be pulled.
+    async def main() -> None:
+        size = 10_000_000
+        options = {"config": CONFIG, "store_memory": 24 << 20, "labels": {"runs": "it"}}
+        async with SimCluster(2, 3, **options) as cluster:
+            third = await cluster.add_node(labels={})
+
+            async def program() -> None:
+                argument = make.options(scheduling=on(third)).remote(size)
+                busy = slow.options(num_cpus=1, scheduling=on(cluster.nodes[0])).remote()
+                lost = longer.options(scheduling=actorfw.Labels({"runs": "it"})).remote(argument)
+                await actorfw.wait([lost])
+                await busy
+                mine = cluster.nodes[0].runtime
+                waiting = asyncio.ensure_future(lost.coro())
+                await until(lambda: come(mine) > 0)
+                cluster.crash(1)
+                assert len(await asyncio.wait_for(waiting, 120)) == size + 1
+
+            await asyncio.wait_for(cluster.run_on(0, program), 300)
+
+    run(main())
 
 
 @simulate(2)

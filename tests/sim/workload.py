@@ -68,7 +68,8 @@ def run_seed(seed: int, *, faults: bool = True) -> str:
                 error.add_note(f"before that: {text}")
         hashing = os.environ.get("PYTHONHASHSEED", "0")
         error.add_note(
-            f"seed {seed}; again: PYTHONHASHSEED={hashing} ACTORFW_SIM_SEED={seed} python -m pytest "
+            # The folder counts: its path is in the text of errors, and how long a message is decides when it comes.
+            f"seed {seed}; again: cd {os.getcwd()}; PYTHONHASHSEED={hashing} ACTORFW_SIM_SEED={seed} python -m pytest "
             f"tests/sim/test_cluster_faults.py -k objects"
         )
         raise

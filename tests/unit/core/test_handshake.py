@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from actorfw.core.handshake import Accepting, Dialling, Offer, PacketReader, Refused, Welcomed
+from actorfw.core.handshake import Accepting, Dialling, Offer, PacketReader, Refused, SpeaksTlsError, Welcomed
 from actorfw.values.errors import AuthenticationError, ProtocolError, VersionMismatchError
 
 SECRET = b"s" * 16
@@ -193,7 +193,12 @@ def test_a_dialler_can_tell_the_buried() -> None:
     assert accepting.proven(body(dialling.refuse("dead", "you are dead"))) == Refused("dead", "you are dead", 0)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\x02", b"afw?", b"\0" * 64])
+def test_tls_is_known_by_its_first_bytes() -> None:
+    with pytest.raises(SpeaksTlsError, match="tls="):
+        PacketReader().feed(b"\x16\x03\x01\x02")
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\x16\x02\x01\x02", b"afw?", b"\0" * 64])
 def test_other_protocols_are_noticed_by_their_first_bytes(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a handshake"):
         PacketReader().feed(data)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
+from typing import Any
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actorfw.core import spreading
 from actorfw.core.gossip import Fingerprint, News
+from actorfw.core.membership import Membership
 from actorfw.core.records import Accusation, Brief, Phase, Record, read_row
 from actorfw.values.errors import ProtocolError
 from actorfw.values.ids import Refutation
+from actorfw.values.profiles import LAN
 
 LIFE = b"m" * 16
 lives = st.sampled_from([bytes([n]) * 16 for n in range(4)])
@@ -163,3 +168,30 @@ def test_news_is_told_so_often_and_the_least_told_first() -> None:
     news.add(b"?" * 16, full=True)
     assert news.take(known.get, 3, 8) == []
     assert not news
+
+
+@pytest.mark.parametrize(
+    "much",
+    [
+        {"name": "x" * 600},
+        {"address": "x" * 600},
+        {"labels": tuple((str(number), "") for number in range(65))},
+        {"totals": tuple((str(number), 1) for number in range(68))},
+        {"proof": "x" * 100},
+    ],
+    ids=lambda much: next(iter(much)),
+)
+def test_a_member_may_not_say_more_of_itself_than_is_good(much: dict[str, Any]) -> None:
+    row = Record(**{"life": b"l" * 16, "address": "a:1", "name": "n", **much}).to_wire()
+    with pytest.raises(ProtocolError):
+        Record.from_wire(row)
+
+
+def test_beyond_the_limit_newcomers_are_not_taken_note_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "MEMBERS", 3)
+    machine = Membership(Record(b"m" * 16, "a:1", "me"), LAN, None, Random(1))
+    machine.start(0.0)
+    for number in range(5):
+        machine.met(Record(bytes([number]) * 16, f"b:{number}", f"n{number}", phase=Phase.UP), 1.0)
+    assert len(machine.view) == 3
+    assert machine.refused == 3

@@ -6,6 +6,7 @@ import copy
 import heapq
 import pickle
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 from random import Random
 
@@ -35,9 +36,18 @@ def pick(
     bytes_at: dict[Life, int] | None = None,
     exclude: tuple[Life, ...] = (),
     seed: int = 1,
+    gone: Collection[str] = (),
 ) -> Choice:
     return choose(
-        shape, scheduling, me=ME, room=room, members=members, rng=Random(seed), bytes_at=bytes_at, exclude=exclude
+        shape,
+        scheduling,
+        me=ME,
+        room=room,
+        members=members,
+        rng=Random(seed),
+        bytes_at=bytes_at,
+        exclude=exclude,
+        gone=gone,
     )
 
 
@@ -143,6 +153,19 @@ class TestAffinity:
         choice = pick([member(A), member(B, cpus=9)], Shape.of(num_cpus=9), NodeAffinity(node_id_of(A)))
         assert isinstance(choice, Infeasible)
         assert "another node" in choice.text
+
+    def test_hard_and_gone(self) -> None:
+        gone = {node_id_of(A)}
+        choice = pick([member(B)], scheduling=NodeAffinity(node_id_of(A)), gone=gone)
+        assert isinstance(choice, Infeasible)
+        assert choice.final
+        assert f"node {node_id_of(A)} is dead or has left" in choice.text
+        for scheduling in (NodeAffinity(node_id_of(C)), Labels({"zone": "eu"})):
+            choice = pick([member(B)], scheduling=scheduling, gone=gone)
+            assert isinstance(choice, Infeasible)
+            assert not choice.final
+        assert pick([member(B)], scheduling=NodeAffinity(node_id_of(A), soft=True), gone=gone) == B
+        assert pick([member(A), member(B)], scheduling=NodeAffinity(node_id_of(A)), gone=gone) == A
 
     def test_soft_while_it_has_room(self) -> None:
         soft = NodeAffinity(node_id_of(A), soft=True)

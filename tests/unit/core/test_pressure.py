@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from actorfw.core.pressure import BACK_OFF_CAP, SETTLE, Candidate, Pressure, back_off
+import pytest
+
+from actorfw.core.pressure import BACK_OFF_CAP, RATE, SETTLE, SHORTEST, Candidate, Pressure, back_off
 
 GIB = 1 << 30
 LIMIT = 10 * GIB
@@ -65,3 +67,16 @@ def test_one_at_a_time_and_a_moment_after_each() -> None:
 def test_the_pause_doubles() -> None:
     assert [back_off(times) for times in (1, 2, 3)] == [1.0, 2.0, 4.0]
     assert back_off(1000) == BACK_OFF_CAP
+
+
+def test_the_less_memory_there_is_the_sooner_it_is_looked_at() -> None:
+    pressure = Pressure(0.95)
+    gib = 1 << 30
+    assert pressure.pause(1 * gib, 64 * gib, 0.25) == 1.0
+    assert pressure.pause(60 * gib, 64 * gib, 0.25) == 0.25
+    small = gib // 2
+    assert pressure.pause(small // 2, small, 0.25) == pytest.approx(0.45 * small / RATE)
+    assert pressure.pause(int(small * 0.94), small, 0.25) == SHORTEST
+    assert pressure.pause(small, small, 0.25) == SHORTEST
+    assert pressure.urgent(int(small * 0.96), small, 0.25)
+    assert not pressure.urgent(int(64 * gib * 0.96), 64 * gib, 0.25)

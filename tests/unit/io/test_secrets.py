@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
+import pickle
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pytest
 
-from actorfw.io.secrets import Secrets, load_secrets, make_secret, secret_path
+from actorfw.core.handshake import Secret
+from actorfw.io.secrets import Secrets, child_environment, hidden, load_secrets, make_secret_text, secret_path
 from actorfw.values.errors import UsageError
 
 GOOD = "correct horse battery"
@@ -36,6 +42,7 @@ def test_new_and_old(env: dict[str, str]) -> None:
 def test_a_file_named_by_the_environment(env: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "both"
     path.write_text(f"{GOOD}\n{OLD}\n")
+    path.chmod(0o600)
     assert load_secrets(environ=env | {"ACTORFW_SECRET_FILE": str(path)}) == (GOOD.encode(), OLD.encode())
 
 
@@ -52,7 +59,29 @@ def test_a_missing_file(env: dict[str, str]) -> None:
         load_secrets(environ=env | {"ACTORFW_SECRET_FILE": "/nowhere/at/all"})
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "10.0.0.5:7700", "[::]:7700", "myhost:1"])
+@pytest.mark.parametrize("given", ["s" * 16, "abc" * 6, b"\0" * 32, ("0123456789abcdef", "12" * 8)])
+def test_what_is_surely_not_random_is_refused(env: dict[str, str], given: Any) -> None:
+    with pytest.raises(UsageError, match="not random"):
+        load_secrets(given, environ=env)
+
+
+def test_random_ones_are_never_refused() -> None:
+    for _ in range(200):
+        load_secrets((os.urandom(16), os.urandom(16).hex(), make_secret_text()), environ={})
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "0.0.0.0:0",
+        "10.0.0.5:7700",
+        "[::]:7700",
+        "myhost:1",
+        "127.example.org:1",
+        "localhost.de:1",
+        "[::ffff:10.0.0.5]:1",
+    ],
+)
 def test_listening_beyond_the_machine_needs_one(env: dict[str, str], listen: str) -> None:
     with pytest.raises(UsageError, match="needs a secret"):
         load_secrets(environ=env, listen=listen)
@@ -141,5 +170,100 @@ def test_secrets_don_t_show() -> None:
 
 
 def test_made_secrets_differ() -> None:
-    assert make_secret() != make_secret()
-    assert len(make_secret()) == 64
+    assert make_secret_text() != make_secret_text()
+    assert len(make_secret_text()) == 64
+
+
+def test_a_file_that_others_can_write_is_refused_and_one_that_they_can_read_warned_of(
+    env: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an orchestrator mounts is often readable by all who are in the container, and nobody's to change."""
+    path = tmp_path / "secret"
+    path.write_text(GOOD)
+    named = env | {"ACTORFW_SECRET_FILE": str(path)}
+    for mode in (0o620, 0o602, 0o666):
+        path.chmod(mode)
+        with pytest.raises(UsageError, match="chmod 600"):
+            load_secrets(environ=named)
+    for mode, who in ((0o644, "all users"), (0o640, "its group"), (0o600, ""), (0o400, "")):
+        path.chmod(mode)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "actorfw.peers"):
+            assert load_secrets(environ=named) == (GOOD.encode(),)
+        assert [who in record.getMessage() for record in caplog.records] == [True] * bool(who)
+
+
+def test_a_mounted_file_of_root_s_is_not_complained_of(
+    env: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tmp_path / "..data"
+    real.write_text(GOOD)
+    real.chmod(0o444)
+    (tmp_path / "secret").symlink_to(real)  # as Kubernetes has it
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert load_secrets(environ=env | {"ACTORFW_SECRET_FILE": str(tmp_path / "secret")}) == (GOOD.encode(),)
+    assert not caplog.records
+
+
+def test_a_secret_can_t_be_pickled_by_accident() -> None:
+    secrets = load_secrets((GOOD, OLD), environ={})
+    for held in (secrets, secrets[0], {"deep": [secrets]}):
+        for dumps in (pickle.dumps, cloudpickle.dumps):
+            with pytest.raises(TypeError, match="stay"):
+                dumps(held)
+
+    def task() -> int:
+        return len(secrets[0])
+
+    with pytest.raises(TypeError, match="stay"):
+        cloudpickle.dumps(task)
+    assert copy.deepcopy(secrets[0]) is secrets[0]
+
+
+def test_a_secret_shows_in_no_format() -> None:
+    secret = Secret(GOOD.encode())
+    shown = f"{secret} {secret!r} {secret!s:>40} {[secret]} { ({secret: 1}) }"
+    assert GOOD not in shown
+    assert secret == GOOD.encode()
+
+
+def variables(error: BaseException) -> str:
+    """What tools print that show the variables of each frame of a traceback."""
+    shown: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename != __file__:
+            shown.append(repr(trace.tb_frame.f_locals))
+        trace = trace.tb_next
+    return " ".join(shown)
+
+
+@pytest.mark.parametrize("given", [(GOOD, "short"), ("s" * 16, GOOD), (GOOD,) * 9, (GOOD, 1)])
+def test_tracebacks_with_variables_hold_no_secret(env: dict[str, str], tmp_path: Path, given: Any) -> None:
+    path = tmp_path / "secret"
+    path.write_text("\n".join(map(str, given)))
+    path.chmod(0o600)
+    for argument, environ in ((hidden(given), env), (None, env | {"ACTORFW_SECRET_FILE": str(path)})):
+        with pytest.raises(UsageError) as caught:
+            load_secrets(argument, environ=environ)
+        shown = variables(caught.value)
+        assert "where" in shown
+        assert GOOD not in shown
+        assert "s" * 16 not in shown
+
+
+def test_processes_that_run_others_code_inherit_no_secret() -> None:
+    assert child_environment({"ACTORFW_SECRET": GOOD, "ACTORFW_SECRET_FILE": "/p", "PATH": "/bin"}) == {
+        "ACTORFW_SECRET_FILE": "/p",
+        "PATH": "/bin",
+    }
+
+
+def test_without_a_home_the_nodes_that_find_each_other_share_one(tmp_path: Path) -> None:
+    environ = {"HOME": "/proc/none"}
+    folder = tmp_path / "actorfw"
+    one, two = (load_secrets(environ=environ, folder=str(folder)) for _ in range(2))
+    assert one == two
+    assert (folder.stat().st_mode & 0o777, (folder / "secret").stat().st_mode & 0o777) == (0o700, 0o600)
+    home = load_secrets(environ={"HOME": str(tmp_path)}, folder=str(folder))
+    assert home != one

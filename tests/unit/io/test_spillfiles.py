@@ -9,8 +9,11 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -299,3 +302,31 @@ def test_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert other.sweep() == 1
     files.close()
     assert os.listdir(tmp_path / "deep" / "er") == []
+
+
+def test_each_thread_speaks_to_a_url_by_itself() -> None:
+    # As over ftp, where two threads on one connection read each other's answers.
+    fsspec = pytest.importorskip("fsspec", reason="an extra: actorfw[fsspec]")
+    memory = pytest.importorskip("fsspec.implementations.memory", reason="an extra: actorfw[fsspec]")
+
+    class OneThread(memory.MemoryFileSystem):  # type: ignore[misc, name-defined, unused-ignore]
+        protocol = "onethread"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.thread = threading.get_ident()
+
+        def open(self, *args: Any, **options: Any) -> Any:
+            assert threading.get_ident() == self.thread
+            return super().open(*args, **options)
+
+    fsspec.register_implementation("onethread", OneThread)
+    files = open_files("onethread://deep/er", None, b"life" * 4)
+    with ThreadPoolExecutor(2) as writers, ThreadPoolExecutor(2) as readers:
+        written = list(writers.map(lambda number: files.write(number, memoryview(DATA)), range(4)))
+        into = [bytearray(file.nbytes) for file in written]
+        list(readers.map(lambda number: files.read(written[number], memoryview(into[number])), range(4)))
+    assert {bytes(one) for one in into} == {DATA}
+    files.close()

@@ -48,6 +48,10 @@ class Home:
     def asked(self, ref: ObjectRef[Any]) -> None:
         raise AssertionError("nothing is elsewhere here")
 
+    def unasked(self, ref: ObjectRef[Any]) -> None:
+        assert not ref._lazy
+        assert ref._callbacks is None
+
     def await_cancelled(self, ref: Reply[Any]) -> bool:
         if not isinstance(ref, ObjectRef):
             return True

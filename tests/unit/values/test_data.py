@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from actorfw import EventsDropped
-from actorfw.values.data import Data
+from actorfw.values.data import Data, finish
 
 T = TypeVar("T")
 
@@ -162,3 +162,14 @@ def test_it_arrives_where_none_was_made_before() -> None:
     code = "import pickle, sys; one = pickle.load(sys.stdin.buffer); assert one == type(one)(7)"
     sent = pickle.dumps(EventsDropped(7))
     subprocess.run([sys.executable, "-c", code], input=sent, check=True)
+
+
+def test_what_is_finished_before_a_fork_is_not_made_again() -> None:
+    class Early(Data):
+        x: int
+
+    finish(Early)
+    made = Early.__dict__["__init__"]
+    finish(Early)
+    assert Early(3) == Early(x=3)
+    assert Early.__dict__["__init__"] is made

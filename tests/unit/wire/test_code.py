@@ -136,7 +136,7 @@ def test_paths_do_not_travel_to_other_hosts(
     with pytest.raises(SerializationError) as caught:
         sent(table, code, host="another host")
     assert "afw_elsewhere" in str(caught.value)
-    assert "do not travel to other hosts" in str(caught.value)
+    assert "does not travel to other hosts" in str(caught.value)
     assert str(tmp_path) not in sys.path
     other = CodeTable("another host")
     other.add(table.get(code))
