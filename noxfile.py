@@ -66,6 +66,13 @@ def sim(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """A million bad inputs: handshake, frames, values and links, from outside and from a peer: `-- TARGET ...`."""
+    install(session, "test", "fuzz")
+    session.run("python", "-m", "tests.fuzz.run", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Ten nodes in network namespaces, one cut off, a hundred times: who knows how soon. Needs root."""
     install(session)
@@ -83,7 +90,8 @@ def soak(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The measurements, each beside its raw limit and competitor; `-- --markdown FILE` puts the figures into a page.
 
-    `-- --against ray` measures Ray, too, in an environment that is made for it.
+    `-- --against ray,dask,xoscar,futures,multiprocessing` measures these, too, in environments made for them;
+    `-- --compare FILE` says what has changed since the run that `--json FILE` wrote down.
     """
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
