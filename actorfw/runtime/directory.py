@@ -34,6 +34,10 @@ _NO_QUORUM: Final = (
 )
 
 
+def _not_sent(instruction: Any) -> bool:
+    return bool(instruction[0] != "send")
+
+
 class Directory:
     """The name directory as seen from one node."""
 
@@ -152,7 +156,8 @@ class Directory:
     def _do(self, instructions: list[Any]) -> None:
         if self._drained is not None and self.names.drained:
             self._drained.set()
-        for instruction in instructions:
+        # What is sent leaves first: whoever is told may make the machine send more, which must not overtake it.
+        for instruction in sorted(instructions, key=_not_sent):
             try:
                 self._carry_out(instruction)
             except Exception:  # the rest is about other names

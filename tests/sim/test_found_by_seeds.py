@@ -12,6 +12,7 @@ import pytest
 import actorfw
 from actorfw import errors
 from actorfw.core.entries import shard_of
+from actorfw.core.names import Names
 from actorfw.runtime.cells import Step
 from actorfw.testing import SimCluster, run
 from tests.sim.programs import Program
@@ -385,3 +386,29 @@ def test_a_generator_that_waits_for_its_turn_has_run(index: int) -> None:
             assert caught.value.ran is None
 
     run(main())
+
+
+def test_copies_of_a_shard_leave_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guardian of a new detached actor says at once where it places it: not before the copy of its creation."""
+    came: dict[tuple[bytes, bytes, int, int], list[int]] = {}
+    receive = Names._receive
+
+    def seen(self: Names, peer: bytes, message: Any) -> None:
+        if message[0] == "copy":
+            came.setdefault((self.life, peer, message[1], message[2]), []).append(message[3])
+        receive(self, peer, message)
+
+    monkeypatch.setattr(Names, "_receive", seen)
+
+    async def main() -> None:
+        async with SimCluster(3, 1) as cluster:
+            made = [Counter.options(name=f"n{number}", detached=True).remote() for number in range(12)]
+            assert await asyncio.gather(*[one.add() for one in made]) == [1] * 12
+            await cluster.settle()
+            for one in made:
+                await actorfw.stop(one)
+            await cluster.settle()
+
+    run(main())
+    assert came
+    assert all(numbers == sorted(numbers) for numbers in came.values()), came
