@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from actorfw.io.asking import in_thread
 from actorfw.values.errors import UsageError
 
 __all__ = ["check_services", "find_services", "is_service"]
@@ -43,29 +42,8 @@ async def find_services(loop: asyncio.AbstractEventLoop, name: str) -> list[tupl
     Raises:
         OSError: it can't be resolved.
     """
-    done: asyncio.Future[list[tuple[int, str, int]]] = loop.create_future()
-
-    def look_up() -> None:
-        try:
-            answer: Callable[[], None] = partial(settle, _look_up(name), None)
-        except OSError as error:
-            answer = partial(settle, [], error)
-        try:
-            loop.call_soon_threadsafe(answer)
-        except RuntimeError:
-            pass  # that loop is closed: nobody waits
-
-    def settle(found: list[tuple[int, str, int]], error: OSError | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(found)
-
     # In a thread, as names are: dnspython's own way of asyncio would need sockets of its own kind on uvloop.
-    threading.Thread(target=look_up, name="actorfw-services", daemon=True).start()
-    return await done
+    return await in_thread(loop, partial(_look_up, name), "actorfw-services")
 
 
 def _look_up(name: str) -> list[tuple[int, str, int]]:

@@ -11,12 +11,11 @@ import ipaddress
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Final, cast
 
 from actorfw.core.door import Door
+from actorfw.io.asking import in_thread
 from actorfw.io.doorstep import Doorstep
 from actorfw.values.errors import UsageError
 
@@ -97,30 +96,15 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
     Raises:
         OSError: it can't be resolved.
     """
-    done: asyncio.Future[list[str]] = loop.create_future()
 
-    def look_up() -> None:
+    def look_up() -> list[str]:
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            answer: Callable[[], None] = partial(settle, list(dict.fromkeys(str(row[4][0]) for row in found)), None)
-        except (OSError, UnicodeError) as error:
-            answer = partial(settle, [], error if isinstance(error, OSError) else OSError(str(error)))
-        try:
-            loop.call_soon_threadsafe(answer)
-        except RuntimeError:
-            pass  # that loop is closed: nobody waits
+        except UnicodeError as error:
+            raise OSError(str(error)) from error
+        return list(dict.fromkeys(str(row[4][0]) for row in found))
 
-    def settle(found: list[str], error: OSError | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(found)
-
-    # The loop's own way would make the default executor of a host that may have none yet.
-    threading.Thread(target=look_up, name="actorfw-resolve", daemon=True).start()
-    return await done
+    return await in_thread(loop, look_up, "actorfw-resolve")
 
 
 def leaves_the_machine(transport: asyncio.BaseTransport) -> bool:
